@@ -1,0 +1,3 @@
+//! The benchmark tool.
+
+fn main() {}

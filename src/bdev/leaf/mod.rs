@@ -1,0 +1,4 @@
+//! Leaf bdevs: where the stack ends. One file each.
+
+pub mod malloc;
+pub mod null;

@@ -1,0 +1,230 @@
+//! Counters of a channel.
+//!
+//! The owning reactor adds with plain loads and stores; anybody may read at any time. There is one
+//! writer, so nothing is lost without an atomic read-modify-write.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::request::{Completion, Opcode};
+use crate::base::Status;
+use crate::reactor::Tsc;
+
+/// What counters are kept by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OpClass {
+    /// Read and compare.
+    Read = 0,
+    /// Write, write-zeroes and compare-and-write.
+    Write = 1,
+    /// Unmap.
+    Unmap = 2,
+    /// Flush, reset and passthrough: counted, without bytes.
+    Other = 3,
+}
+
+/// Number of classes.
+pub const OP_CLASSES: usize = 4;
+
+impl OpClass {
+    /// The class of each opcode, by its number.
+    const OF: [OpClass; Opcode::ALL.len()] = [
+        OpClass::Read,
+        OpClass::Write,
+        OpClass::Other,
+        OpClass::Unmap,
+        OpClass::Write,
+        OpClass::Read,
+        OpClass::Write,
+        OpClass::Other,
+        OpClass::Other,
+        OpClass::Other,
+    ];
+
+    /// The class that `opcode` is counted in.
+    #[inline]
+    pub const fn of(opcode: Opcode) -> OpClass {
+        Self::OF[opcode as usize]
+    }
+}
+
+/// The counters of one class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassStat {
+    /// Requests that succeeded.
+    pub ops: u64,
+    /// Blocks of those.
+    pub blocks: u64,
+    /// Sum of their latencies, in TSC ticks.
+    pub latency_ticks: u64,
+    /// Longest latency, in TSC ticks; 0 before the first.
+    pub latency_ticks_max: u64,
+    /// Shortest latency, in TSC ticks; `u64::MAX` before the first.
+    pub latency_ticks_min: u64,
+}
+
+impl Default for ClassStat {
+    fn default() -> Self {
+        ClassStat {
+            ops: 0,
+            blocks: 0,
+            latency_ticks: 0,
+            latency_ticks_max: 0,
+            latency_ticks_min: u64::MAX,
+        }
+    }
+}
+
+/// The counters of a channel or of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IoStat {
+    /// By [`OpClass`].
+    pub classes: [ClassStat; OP_CLASSES],
+    /// How many requests failed, by status.
+    pub errors: BTreeMap<Status, u64>,
+}
+
+impl IoStat {
+    /// The counters of `class`.
+    pub fn class(&self, class: OpClass) -> &ClassStat {
+        &self.classes[class as usize]
+    }
+
+    /// Adds the counters of another channel.
+    pub fn add(&mut self, other: &IoStat) {
+        for (mine, theirs) in self.classes.iter_mut().zip(&other.classes) {
+            mine.ops += theirs.ops;
+            mine.blocks += theirs.blocks;
+            mine.latency_ticks += theirs.latency_ticks;
+            mine.latency_ticks_max = mine.latency_ticks_max.max(theirs.latency_ticks_max);
+            mine.latency_ticks_min = mine.latency_ticks_min.min(theirs.latency_ticks_min);
+        }
+        for (status, count) in &other.errors {
+            *self.errors.entry(*status).or_default() += count;
+        }
+    }
+
+    /// Takes away what was counted up to `baseline`. The extremes have no past to take away.
+    pub fn subtract(&mut self, baseline: &IoStat) {
+        for (mine, theirs) in self.classes.iter_mut().zip(&baseline.classes) {
+            mine.ops = mine.ops.saturating_sub(theirs.ops);
+            mine.blocks = mine.blocks.saturating_sub(theirs.blocks);
+            mine.latency_ticks = mine.latency_ticks.saturating_sub(theirs.latency_ticks);
+        }
+        for (status, count) in &baseline.errors {
+            if let Some(mine) = self.errors.get_mut(status) {
+                *mine = mine.saturating_sub(*count);
+            }
+        }
+        self.errors.retain(|_, count| *count > 0);
+    }
+}
+
+/// A number that one thread changes and any thread reads.
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Only the owner calls this.
+    #[inline]
+    fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Only the owner calls this.
+    #[inline]
+    fn add(&self, more: u64) {
+        self.set(self.get().wrapping_add(more));
+    }
+}
+
+#[derive(Debug, Default)]
+struct ClassCounters {
+    ops: Counter,
+    blocks: Counter,
+    latency_ticks: Counter,
+    latency_ticks_max: Counter,
+    latency_ticks_min: Counter,
+}
+
+/// The live counters of one channel.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct ChannelStats {
+    reactor: usize,
+    classes: [ClassCounters; OP_CLASSES],
+    errors: Mutex<BTreeMap<Status, u64>>,
+}
+
+impl ChannelStats {
+    /// All zero, for a channel of reactor `reactor`.
+    pub fn new(reactor: usize) -> ChannelStats {
+        let stats = ChannelStats { reactor, classes: Default::default(), errors: Mutex::default() };
+        stats.reset_extremes();
+        stats
+    }
+
+    /// Index of the reactor that the channel belongs to.
+    pub fn reactor(&self) -> usize {
+        self.reactor
+    }
+
+    /// Counts what finished at `now`. Only the owner calls this.
+    #[inline]
+    pub(super) fn count(&self, completions: &[Completion], now: Tsc) {
+        for completion in completions {
+            if !completion.status.is_success() {
+                self.count_error(completion.status);
+                continue;
+            }
+            let class = OpClass::of(completion.opcode);
+            let counters = &self.classes[class as usize];
+            let latency = now.0.wrapping_sub(completion.stamp);
+            counters.ops.add(1);
+            counters.blocks.add(u64::from(completion.blocks));
+            counters.latency_ticks.add(latency);
+            if latency > counters.latency_ticks_max.get() {
+                counters.latency_ticks_max.set(latency);
+            }
+            if latency < counters.latency_ticks_min.get() {
+                counters.latency_ticks_min.set(latency);
+            }
+        }
+    }
+
+    #[cold]
+    fn count_error(&self, status: Status) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        *errors.entry(status).or_default() += 1;
+    }
+
+    /// Forgets the shortest and the longest latency. Only the owner calls this.
+    pub(super) fn reset_extremes(&self) {
+        for class in &self.classes {
+            class.latency_ticks_max.set(0);
+            class.latency_ticks_min.set(u64::MAX);
+        }
+    }
+
+    /// What was counted up to now.
+    pub fn snapshot(&self) -> IoStat {
+        let class = |counters: &ClassCounters| ClassStat {
+            ops: counters.ops.get(),
+            blocks: counters.blocks.get(),
+            latency_ticks: counters.latency_ticks.get(),
+            latency_ticks_max: counters.latency_ticks_max.get(),
+            latency_ticks_min: counters.latency_ticks_min.get(),
+        };
+        IoStat {
+            classes: self.classes.each_ref().map(class),
+            errors: self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! DMA-able memory: regions, the registry that tells devices of each region, per-reactor buffer
+//! pools, scatter lists and copy kernels.
+//!
+//! A [`Region`] is a run of memory that devices may address: buffers of ours (huge pages, or
+//! ordinary aligned memory), or memory of somebody else that was mapped here, such as a guest's.
+//! The [`Registry`] gives each region a [`RegionId`]. Every [`Segment`] of a request carries the id
+//! of the region that it lies in, so that a driver translates an address with one array access:
+//! the id picks the driver's own entry for the region (fixed-buffer index, IOVA, memory key), and
+//! the distance from the region's start does the rest.
+
+mod buffer;
+pub mod copy;
+mod pool;
+mod region;
+mod registry;
+mod segment;
+
+pub use buffer::Buffer;
+pub use pool::{Pool, PoolOptions, PoolStats};
+pub use region::{HugePages, PageKind, Region};
+pub use registry::{RegionId, RegionView, Registry, Subscription};
+pub use segment::{Segment, SegmentList};

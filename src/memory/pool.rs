@@ -1,0 +1,235 @@
+//! Buffers for one reactor, by size class, carved out of registered regions.
+//!
+//! A pool belongs to one reactor and is never shared, so taking and giving back a buffer is a push
+//! or pop on a free list. It grows a region at a time and gives memory back only when it is dropped:
+//! a device never sees a region of a pool come and go under load.
+
+use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::buffer::Buffer;
+use super::region::{HUGE_PAGE_SIZE, HugePages, Region};
+use super::registry::{RegionId, RegionView, Registry};
+use crate::base::{ByteCount, Error, ErrorKind, Result};
+
+/// Sizes of the classes, in bytes. Each is a multiple of the largest memory page that NVMe and
+/// O_DIRECT commonly ask for (4 KiB), and buffers are aligned to 4 KiB at least.
+const CLASS_SIZES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20];
+
+const _: () = assert!(CLASS_SIZES[CLASS_SIZES.len() - 1] <= HUGE_PAGE_SIZE);
+
+/// How a pool gets its memory.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolOptions {
+    /// Huge pages or not.
+    pub huge_pages: HugePages,
+    /// By how much it grows at a time.
+    pub grow: ByteCount,
+    /// How much memory it may take in all.
+    pub max: ByteCount,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self { huge_pages: HugePages::Try, grow: ByteCount(4 << 20), max: ByteCount(1 << 30) }
+    }
+}
+
+/// What a pool holds and has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Memory taken from the system.
+    pub reserved: ByteCount,
+    /// Buffers given out and not back yet.
+    pub in_use: u64,
+    /// Buffers given out since the start.
+    pub taken: u64,
+    /// Requests that were refused because `max` was reached or the system had no memory.
+    pub refused: u64,
+}
+
+/// A reactor's buffers. Cloning gives another handle to the same pool.
+#[derive(Clone, Debug)]
+pub struct Pool(Rc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    registry: Arc<Registry>,
+    options: PoolOptions,
+    classes: [RefCell<Vec<(NonNull<u8>, RegionId)>>; CLASS_SIZES.len()],
+    regions: RefCell<Vec<RegionView>>,
+    /// The part of the newest region that no class has yet.
+    fresh: Cell<Option<(NonNull<u8>, usize, RegionId)>>,
+    stats: Cell<PoolStats>,
+}
+
+impl Pool {
+    /// An empty pool; it takes memory when the first buffer is asked for.
+    pub fn new(registry: Arc<Registry>, options: PoolOptions) -> Pool {
+        Pool(Rc::new(Inner {
+            registry,
+            options,
+            classes: Default::default(),
+            regions: RefCell::default(),
+            fresh: Cell::new(None),
+            stats: Cell::default(),
+        }))
+    }
+
+    /// A buffer of at least `length` bytes, aligned to 4 KiB, of unspecified contents.
+    ///
+    /// # Errors
+    /// `Invalid` for a length of zero or beyond the largest class (2 MiB); `NoMemory` when the pool is at
+    /// its limit or the system has no memory.
+    pub fn take(&self, length: usize) -> Result<Buffer> {
+        let class =
+            CLASS_SIZES.iter().position(|&size| length <= size && length > 0).ok_or_else(|| {
+                Error::invalid(format!("a buffer of {length} bytes (1 to 2 MiB is possible)"))
+            })?;
+        let inner = &self.0;
+        let recycled = inner.classes[class].borrow_mut().pop();
+        let (address, region) = match recycled {
+            Some(free) => free,
+            None => inner.carve(CLASS_SIZES[class]).inspect_err(|_| {
+                inner.count(|stats| stats.refused += 1);
+            })?,
+        };
+        inner.count(|stats| {
+            stats.taken += 1;
+            stats.in_use += 1;
+        });
+        Ok(Buffer::new(Rc::clone(inner), address, CLASS_SIZES[class] as u32, region, class as u8))
+    }
+
+    /// What the pool holds and has done.
+    pub fn stats(&self) -> PoolStats {
+        self.0.stats.get()
+    }
+
+    /// The registry that the pool's regions are in.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.0.registry
+    }
+
+    /// How the pool gets its memory.
+    pub fn options(&self) -> PoolOptions {
+        self.0.options
+    }
+}
+
+impl Inner {
+    fn count(&self, change: impl FnOnce(&mut PoolStats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    fn carve(&self, size: usize) -> Result<(NonNull<u8>, RegionId)> {
+        // Aligning each buffer to its own size keeps one within a huge page, so that a driver
+        // that maps page by page sees it contiguous.
+        let fits = self.fresh.get().and_then(|(start, left, region)| {
+            let skip = start.as_ptr().align_offset(size);
+            (skip.checked_add(size)? <= left).then_some((start, left, region, skip))
+        });
+        let (start, left, region, skip) = match fits {
+            Some(fits) => fits,
+            None => {
+                let (start, length, region) = self.grow(size)?;
+                (start, length, region, 0)
+            }
+        };
+        // SAFETY: `skip + size <= left`, the bytes that are left from `start` in its region.
+        let (buffer, rest) = unsafe { (start.add(skip), start.add(skip + size)) };
+        self.fresh.set(Some((rest, left - skip - size, region)));
+        Ok((buffer, region))
+    }
+
+    fn grow(&self, at_least: usize) -> Result<(NonNull<u8>, usize, RegionId)> {
+        let length = at_least.max(self.options.grow.0 as usize);
+        if self.stats.get().reserved.0 + length as u64 > self.options.max.0 {
+            return Err(Error::new(
+                ErrorKind::NoMemory,
+                format!("the reactor's buffer pool is at its limit of {} bytes", self.options.max),
+            ));
+        }
+        let region = Arc::new(Region::allocate(length, self.options.huge_pages)?);
+        let (start, length) = (region.start(), region.len());
+        let view = self.registry.add(region)?;
+        let id = view.id;
+        self.regions.borrow_mut().push(view);
+        self.count(|stats| stats.reserved = stats.reserved + ByteCount(length as u64));
+        Ok((start, length, id))
+    }
+
+    pub(super) fn give_back(&self, address: NonNull<u8>, region: RegionId, class: u8) {
+        self.classes[usize::from(class)].borrow_mut().push((address, region));
+        self.count(|stats| stats.in_use -= 1);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Every buffer holds the pool, so none is out.
+        for view in self.regions.get_mut() {
+            self.registry.remove(view.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(max: u64) -> Pool {
+        let options = PoolOptions {
+            huge_pages: HugePages::Never,
+            grow: ByteCount(2 << 20),
+            max: ByteCount(max),
+        };
+        Pool::new(Registry::new(), options)
+    }
+
+    #[test]
+    fn buffers_are_aligned_distinct_and_reused() {
+        let pool = pool(8 << 20);
+        let a = pool.take(1).unwrap();
+        let b = pool.take(4096).unwrap();
+        let c = pool.take(200_000).unwrap();
+        assert_eq!((a.len(), b.len(), c.len()), (4096, 4096, 256 << 10));
+        assert_ne!(a.address(), b.address());
+        for buffer in [&a, &b, &c] {
+            assert_eq!(buffer.address().align_offset(4096), 0);
+        }
+        let address = a.address();
+        drop(a);
+        assert_eq!(pool.take(10).unwrap().address(), address);
+    }
+
+    #[test]
+    fn the_limit_holds_and_says_so() {
+        let pool = pool(2 << 20);
+        let _all = pool.take(2 << 20).unwrap();
+        let error = pool.take(4096).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoMemory);
+        assert_eq!(pool.stats().refused, 1);
+        assert!(pool.take(0).is_err());
+        assert!(pool.take((2 << 20) + 1).is_err());
+    }
+
+    #[test]
+    fn regions_leave_the_registry_with_the_pool() {
+        let pool = pool(8 << 20);
+        let registry = Arc::clone(pool.registry());
+        let buffer = pool.take(1).unwrap();
+        drop(pool);
+        let mut subscription = registry.subscribe();
+        let mut seen = 0;
+        subscription.catch_up(|_| (), |_| seen += 1);
+        assert_eq!(seen, 1, "the buffer keeps its pool");
+        drop(buffer);
+        subscription.catch_up(|_| seen -= 1, |_| ());
+        assert_eq!(seen, 0);
+    }
+}
