@@ -90,7 +90,18 @@ impl MallocQueue {
         Some((unsafe { self.memory.start().add(offset) }.as_ptr(), length))
     }
 
-    fn execute(&self, request: &Request) -> Status {
+    /// Where the read behind `requests[index]` will look, so that it is on its way by then.
+    #[inline]
+    fn next_read(&self, requests: &[Request], index: usize) -> copy::Next {
+        match requests.get(index + 1) {
+            Some(next) if next.opcode() == Opcode::Read => {
+                self.range(next).map_or(std::ptr::null(), |(medium, _)| medium)
+            }
+            _ => std::ptr::null(),
+        }
+    }
+
+    fn execute(&self, request: &Request, next: copy::Next) -> Status {
         let opcode = request.opcode();
         if !opcode.has_range() {
             return Status::SUCCESS;
@@ -111,7 +122,7 @@ impl MallocQueue {
             // both belong to different mappings.
             unsafe {
                 match opcode {
-                    Opcode::Read => copy::copy(medium, memory, length),
+                    Opcode::Read => copy::copy(medium, memory, length, next),
                     Opcode::Write => copy::copy_cold(memory, medium, length),
                     _ => {
                         let ours = std::slice::from_raw_parts(medium, length);
@@ -133,15 +144,12 @@ impl Queue for MallocQueue {
     fn submit(&mut self, requests: &mut [Request]) -> usize {
         let taken = requests.len().min(self.done.capacity() - self.done.len());
         for index in 0..taken {
-            if let Some(next) = requests.get(index + 1)
-                && let Some((medium, _)) = self.range(next)
-            {
-                copy::prefetch(medium);
-            }
             let request = &requests[index];
-            let status = self.execute(request);
+            let status = self.execute(request, self.next_read(requests, index));
             self.done.push(request.complete(status));
         }
+        // Before anybody, on whatever core, can learn that these writes completed.
+        copy::settle();
         taken
     }
 
