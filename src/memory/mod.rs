@@ -8,15 +8,13 @@
 //! the id picks the driver's own entry for the region (fixed-buffer index, IOVA, memory key), and
 //! the distance from the region's start does the rest.
 
-mod buffer;
 pub mod copy;
 mod pool;
 mod region;
 mod registry;
 mod segment;
 
-pub use buffer::Buffer;
-pub use pool::{Pool, PoolOptions, PoolStats};
+pub use pool::{Buffer, Pool, PoolOptions, PoolStats};
 pub use region::{HugePages, PageKind, Region};
 pub use registry::{RegionId, RegionView, Registry, Subscription};
 pub use segment::{Segment, SegmentList};

@@ -9,9 +9,9 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::buffer::Buffer;
 use super::region::{HUGE_PAGE_SIZE, HugePages, Region};
 use super::registry::{RegionId, RegionView, Registry};
+use super::segment::Segment;
 use crate::base::{ByteCount, Error, ErrorKind, Result};
 
 /// Sizes of the classes, in bytes. Each is a multiple of the largest memory page that NVMe and
@@ -54,11 +54,14 @@ pub struct PoolStats {
 #[derive(Clone, Debug)]
 pub struct Pool(Rc<Inner>);
 
+/// Buffers of one size that nobody has.
+type FreeList = Vec<(NonNull<u8>, RegionId)>;
+
 #[derive(Debug)]
-pub(super) struct Inner {
+struct Inner {
     registry: Arc<Registry>,
     options: PoolOptions,
-    classes: [RefCell<Vec<(NonNull<u8>, RegionId)>>; CLASS_SIZES.len()],
+    free: [RefCell<FreeList>; CLASS_SIZES.len()],
     regions: RefCell<Vec<RegionView>>,
     /// The part of the newest region that no class has yet.
     fresh: Cell<Option<(NonNull<u8>, usize, RegionId)>>,
@@ -71,7 +74,7 @@ impl Pool {
         Pool(Rc::new(Inner {
             registry,
             options,
-            classes: Default::default(),
+            free: Default::default(),
             regions: RefCell::default(),
             fresh: Cell::new(None),
             stats: Cell::default(),
@@ -89,7 +92,7 @@ impl Pool {
                 Error::invalid(format!("a buffer of {length} bytes (1 to 2 MiB is possible)"))
             })?;
         let inner = &self.0;
-        let recycled = inner.classes[class].borrow_mut().pop();
+        let recycled = inner.free[class].borrow_mut().pop();
         let (address, region) = match recycled {
             Some(free) => free,
             None => inner.carve(CLASS_SIZES[class]).inspect_err(|_| {
@@ -163,8 +166,8 @@ impl Inner {
         Ok((start, length, id))
     }
 
-    pub(super) fn give_back(&self, address: NonNull<u8>, region: RegionId, class: u8) {
-        self.classes[usize::from(class)].borrow_mut().push((address, region));
+    fn give_back(&self, address: NonNull<u8>, region: RegionId, class: u8) {
+        self.free[usize::from(class)].borrow_mut().push((address, region));
         self.count(|stats| stats.in_use -= 1);
     }
 }
@@ -175,6 +178,85 @@ impl Drop for Inner {
         for view in self.regions.get_mut() {
             self.registry.remove(view.id);
         }
+    }
+}
+
+/// A run of DMA-able memory, owned; goes back to its pool when dropped.
+///
+/// While a request that carries a [`Segment`] of it is outstanding the owner neither drops it nor
+/// looks at it: [`Buffer::segment`] is `unsafe` for this reason.
+#[derive(Debug)]
+pub struct Buffer {
+    pool: Rc<Inner>,
+    address: NonNull<u8>,
+    length: u32,
+    region: RegionId,
+    class: u8,
+}
+
+impl Buffer {
+    fn new(
+        pool: Rc<Inner>,
+        address: NonNull<u8>,
+        length: u32,
+        region: RegionId,
+        class: u8,
+    ) -> Buffer {
+        Buffer { pool, address, length, region, class }
+    }
+
+    /// Where it starts; aligned to 4 KiB at least.
+    #[inline]
+    pub fn address(&self) -> *mut u8 {
+        self.address.as_ptr()
+    }
+
+    /// Length in bytes: that of its size class.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.length as usize
+    }
+
+    /// Never: a buffer holds at least 4 KiB.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The first `length` bytes as a segment for a request.
+    ///
+    /// # Safety
+    /// The buffer is neither dropped nor looked at between the submission and the completion of
+    /// a request that carries the segment (an opcode that only reads it allows looking).
+    ///
+    /// # Panics
+    /// When the buffer is shorter than `length`.
+    #[inline]
+    pub unsafe fn segment(&self, length: u32) -> Segment {
+        assert!(length <= self.length);
+        // SAFETY: the memory is ours until drop; the rest is the caller's promise.
+        unsafe { Segment::new(self.address, length, self.region) }
+    }
+
+    /// The bytes. Initially whatever the last user left, zeros at first.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: pool memory is zeroed at mmap and never unmapped before the buffer is dropped; by the
+        // contract of `segment` no device writes to it now.
+        unsafe { std::slice::from_raw_parts(self.address.as_ptr(), self.len()) }
+    }
+
+    /// The bytes, to change.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; and the buffer is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.address.as_ptr(), self.len()) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.pool.give_back(self.address, self.region, self.class);
     }
 }
 
