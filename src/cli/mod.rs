@@ -1,0 +1,88 @@
+//! The `weft` command line: readable commands over JSON-RPC, and any method by name.
+
+mod bdev;
+mod iostat;
+mod output;
+mod raid;
+mod reactor;
+mod rpc;
+mod session;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::base::Result;
+use output::Format;
+use session::Session;
+
+/// Software-defined shared NVMe: control of the local weftd
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true)]
+struct Cli {
+    /// RPC socket of the daemon [default: as weftd chooses it]
+    #[arg(short, long, global = true, env = "WEFT_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Prints JSON instead of tables
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Rpc(rpc::RpcCommand),
+    #[command(subcommand)]
+    Bdev(bdev::BdevCommand),
+    #[command(subcommand)]
+    Raid(raid::RaidCommand),
+    Iostat(iostat::IostatCommand),
+    #[command(subcommand)]
+    Reactor(reactor::ReactorCommand),
+    /// Prints a completion script for a shell: weft completion bash > /etc/bash_completion.d/weft
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weft: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let format = if cli.json { Format::Json } else { Format::Text };
+    let socket = cli.socket.unwrap_or_else(crate::rpc::default_socket);
+    let mut session = Session::new(socket, format);
+    match cli.command {
+        Command::Rpc(command) => command.run(&mut session),
+        Command::Bdev(command) => command.run(&mut session),
+        Command::Raid(command) => command.run(&mut session),
+        Command::Iostat(command) => command.run(&mut session),
+        Command::Reactor(command) => command.run(&mut session),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "weft", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
