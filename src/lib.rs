@@ -12,3 +12,5 @@ pub mod memory;
 pub mod reactor;
 
 pub mod bdev;
+
+pub mod load;
