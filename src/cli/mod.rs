@@ -3,6 +3,7 @@
 mod bdev;
 mod iostat;
 mod output;
+mod quickstart;
 mod raid;
 mod reactor;
 mod rpc;
@@ -33,6 +34,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartCommand),
     Rpc(rpc::RpcCommand),
     #[command(subcommand)]
     Bdev(bdev::BdevCommand),
@@ -65,6 +67,7 @@ fn run(cli: Cli) -> Result<()> {
     let socket = cli.socket.unwrap_or_else(crate::rpc::default_socket);
     let mut session = Session::new(socket, format);
     match cli.command {
+        Command::Quickstart(command) => command.run(),
         Command::Rpc(command) => command.run(&mut session),
         Command::Bdev(command) => command.run(&mut session),
         Command::Raid(command) => command.run(&mut session),

@@ -1,6 +1,6 @@
 //! An exercise: writes every block of a device pass by pass and reads back what it wrote, at depth.
 //!
-//! Each pass writes all positions in a pseudo-random order with stamps of its generation, then
+//! Each pass writes all positions, in a pseudo-random order or in line, with stamps of its generation, then
 //! flushes; the generation is *durable* when the flush has completed, and the progress says so. Between the
 //! writes it reads positions that this pass has written already, and checks that they say what they
 //! should. After a crash, a check pass tells whether every block is of a generation that was
@@ -50,6 +50,9 @@ pub struct ExercisePlan {
     pub io_size: ByteCount,
     /// Tells the stamps of this exercise from those of others.
     pub seed: u64,
+    /// Whether each pass goes from the first block to the last, instead of in a pseudo-random order
+    /// that `seed` picks.
+    pub sequential: bool,
 }
 
 /// What an exercise has done so far; also how to stop it. Shared with its reactor.
@@ -145,7 +148,8 @@ pub struct Exercise {
     blocks_per_io: u32,
     /// How many positions of `io_size` the device has.
     positions: u64,
-    order: Permutation,
+    /// Where each place of the order lies; `None` when they are the same.
+    order: Option<Permutation>,
     random: Random,
     slots: Vec<Work>,
     buffers: Vec<Buffer>,
@@ -209,7 +213,7 @@ impl Exercise {
             block_size: geometry.block_size,
             blocks_per_io: (size / block_bytes) as u32,
             positions,
-            order: Permutation::new(positions, plan.seed),
+            order: (!plan.sequential).then(|| Permutation::new(positions, plan.seed)),
             random: Random::new(plan.seed, generation),
             slots: vec![Work::Free; plan.depth as usize],
             buffers,
@@ -234,7 +238,8 @@ impl Exercise {
     }
 
     fn lba_of(&self, place: u64) -> Lba {
-        Lba(self.order.apply(place) * u64::from(self.blocks_per_io))
+        let position = self.order.map_or(place, |order| order.apply(place));
+        Lba(position * u64::from(self.blocks_per_io))
     }
 
     fn stamp(&self, lba: u64, generation: u64) -> Stamp {
@@ -424,7 +429,7 @@ mod tests {
         }
 
         fn run(&self, mode: Mode) -> Snapshot {
-            let plan = ExercisePlan { mode, depth: 7, io_size: ByteCount(2048), seed: 3 };
+            let plan = ExercisePlan { mode, depth: 7, io_size: ByteCount(2048), seed: 3, sequential: false };
             let progress = Arc::new(Progress::default());
             let channel = self.device.open_channel(&self.cx, plan.depth).unwrap();
             let mut exercise =
@@ -481,7 +486,7 @@ mod tests {
             (512, 1, Mode::WriteVerify { generation: 0, passes: None }),
         ] {
             let channel = rig.device.open_channel(&rig.cx, 8).unwrap();
-            let plan = ExercisePlan { mode, depth, io_size: ByteCount(io_size), seed: 0 };
+            let plan = ExercisePlan { mode, depth, io_size: ByteCount(io_size), seed: 0, sequential: true };
             assert!(Exercise::new(&rig.cx, channel, plan, Arc::default()).is_err(), "{plan:?}");
         }
     }
