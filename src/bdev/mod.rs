@@ -14,10 +14,11 @@ mod request;
 mod stats;
 
 pub mod leaf;
+pub mod vbdev;
 
 pub use channel::Channel;
 pub use device::{Bdev, ConfigEntry, Device, DeviceState, Info, IoLimits};
 pub use queue::Queue;
-pub use registry::{Claim, Descriptor, Event, Registry};
+pub use registry::{Claim, Descriptor, Event, Registry, WeakRegistry};
 pub use request::{Completion, Completions, Opcode, OpcodeSet, Request, RequestFlags, Ticket};
 pub use stats::{ChannelStats, IoStat, OpClass};

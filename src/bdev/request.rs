@@ -157,6 +157,10 @@ impl RequestFlags {
     pub const NONE: RequestFlags = RequestFlags(0);
     /// Force Unit Access: a write completes only when it is durable.
     pub const FUA: RequestFlags = RequestFlags(1 << 0);
+    /// Of a spreading queue's own use: the request is a part of one that it took, and the token names
+    /// that. Such a queue never hands on a request under its submitter's token that came to it
+    /// with this flag or with `DETOUR`.
+    pub(super) const PART: RequestFlags = RequestFlags(1 << 6);
     /// Of the channel's own use: the token is one of its detour, not the submitter's.
     pub(super) const DETOUR: RequestFlags = RequestFlags(1 << 7);
 
@@ -164,6 +168,12 @@ impl RequestFlags {
     #[inline]
     pub const fn has(self, flags: RequestFlags) -> bool {
         self.0 & flags.0 == flags.0
+    }
+
+    /// Whether any of `flags` is set.
+    #[inline]
+    pub const fn has_any(self, flags: RequestFlags) -> bool {
+        self.0 & flags.0 != 0
     }
 
     /// These flags and `flags`.
