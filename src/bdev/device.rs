@@ -1,5 +1,6 @@
 //! A bdev, and what every registered bdev has besides: state, capacity, controls, counters.
 
+use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -92,7 +93,7 @@ pub type ControlFuture<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// A block device: a description, immutable and shared by all reactors, that can open a queue for
 /// one of them.
-pub trait Bdev: Send + Sync {
+pub trait Bdev: Any + Send + Sync {
     /// The facts.
     fn info(&self) -> &Info;
 
@@ -196,6 +197,12 @@ impl Device {
     /// The driver.
     pub fn bdev(&self) -> &Arc<dyn Bdev> {
         &self.bdev
+    }
+
+    /// The driver, if it is a `D`: for operations that only this kind of device has.
+    pub fn driver<D: Bdev>(&self) -> Option<&D> {
+        let driver: &dyn Any = &*self.bdev;
+        driver.downcast_ref()
     }
 
     /// Block size and present capacity.

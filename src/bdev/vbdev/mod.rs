@@ -9,13 +9,19 @@
 //! They stack in any order. None outlives a base, except for a mirror.
 
 mod bases;
-
+mod corrupt;
 mod raids;
+mod relay;
 mod spread;
+mod waiting;
 
+pub mod delay;
+pub mod error;
 pub mod linear;
 pub mod passthru;
 pub mod raid;
+pub mod split;
 pub mod stripe;
 
 pub use raids::{RAID_CLAIM, Raids};
+pub use waiting::{VirtualSpec, WaitingList};
