@@ -4,11 +4,11 @@
 //! writer, so nothing is lost without an atomic read-modify-write.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::request::{Completion, Opcode};
-use crate::base::Status;
+use crate::base::{BlockCount, Geometry, Status};
 use crate::reactor::Tsc;
 
 /// What counters are kept by.
@@ -106,6 +106,11 @@ impl IoStat {
         }
     }
 
+    /// Bytes of the successful requests of `class`.
+    pub fn bytes(&self, class: OpClass, geometry: Geometry) -> u64 {
+        geometry.bytes_of(BlockCount(self.class(class).blocks)).0
+    }
+
     /// Takes away what was counted up to `baseline`. The extremes have no past to take away.
     pub fn subtract(&mut self, baseline: &IoStat) {
         for (mine, theirs) in self.classes.iter_mut().zip(&baseline.classes) {
@@ -120,6 +125,41 @@ impl IoStat {
         }
         self.errors.retain(|_, count| *count > 0);
     }
+
+    /// Takes from `now` what `mode` names: as a baseline, it makes that part start from zero; the
+    /// parts that `mode` does not name stay.
+    pub(super) fn rebase(&mut self, mode: ResetMode, now: &IoStat) {
+        match mode {
+            ResetMode::All => *self = now.clone(),
+            ResetMode::Error => self.errors.clone_from(&now.errors),
+            // Extremes have no baseline; they start over by epoch.
+            ResetMode::MaxMin | ResetMode::None => {}
+        }
+    }
+
+    /// Sets what `mode` names to zero.
+    pub(super) fn clear(&mut self, mode: ResetMode) {
+        if mode == ResetMode::MaxMin {
+            for class in &mut self.classes {
+                class.latency_ticks_max = 0;
+                class.latency_ticks_min = u64::MAX;
+            }
+        }
+        self.rebase(mode, &IoStat::default());
+    }
+}
+
+/// What a reset of the counters covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetMode {
+    /// All counters.
+    All,
+    /// The longest and the shortest latencies.
+    MaxMin,
+    /// The errors.
+    Error,
+    /// Nothing.
+    None,
 }
 
 /// A number that one thread changes and any thread reads.
@@ -159,6 +199,8 @@ struct ClassCounters {
 #[repr(align(128))]
 pub struct ChannelStats {
     reactor: usize,
+    /// The epoch of the extremes: those of an older one than the device's are void.
+    extremes_epoch: AtomicU32,
     classes: [ClassCounters; OP_CLASSES],
     errors: Mutex<BTreeMap<Status, u64>>,
 }
@@ -166,8 +208,13 @@ pub struct ChannelStats {
 impl ChannelStats {
     /// All zero, for a channel of reactor `reactor`.
     pub fn new(reactor: usize) -> ChannelStats {
-        let stats = ChannelStats { reactor, classes: Default::default(), errors: Mutex::default() };
-        stats.reset_extremes();
+        let stats = ChannelStats {
+            reactor,
+            extremes_epoch: AtomicU32::new(0),
+            classes: Default::default(),
+            errors: Mutex::default(),
+        };
+        stats.reset_extremes(0);
         stats
     }
 
@@ -205,22 +252,25 @@ impl ChannelStats {
         *errors.entry(status).or_default() += 1;
     }
 
-    /// Forgets the shortest and the longest latency. Only the owner calls this.
-    pub(super) fn reset_extremes(&self) {
+    /// Forgets the shortest and the longest latency; those from now on are of `epoch`. Only the owner
+    /// calls this.
+    pub(super) fn reset_extremes(&self, epoch: u32) {
         for class in &self.classes {
             class.latency_ticks_max.set(0);
             class.latency_ticks_min.set(u64::MAX);
         }
+        self.extremes_epoch.store(epoch, Ordering::Release);
     }
 
-    /// What was counted up to now.
-    pub fn snapshot(&self) -> IoStat {
+    /// What was counted up to now, where extremes count if they are of `epoch`.
+    pub(super) fn snapshot(&self, epoch: u32) -> IoStat {
+        let current = self.extremes_epoch.load(Ordering::Acquire) == epoch;
         let class = |counters: &ClassCounters| ClassStat {
             ops: counters.ops.get(),
             blocks: counters.blocks.get(),
             latency_ticks: counters.latency_ticks.get(),
-            latency_ticks_max: counters.latency_ticks_max.get(),
-            latency_ticks_min: counters.latency_ticks_min.get(),
+            latency_ticks_max: if current { counters.latency_ticks_max.get() } else { 0 },
+            latency_ticks_min: if current { counters.latency_ticks_min.get() } else { u64::MAX },
         };
         IoStat {
             classes: self.classes.each_ref().map(class),
