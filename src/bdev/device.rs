@@ -308,8 +308,7 @@ impl Device {
     pub(super) fn channel_closed(&self, stats: &Arc<ChannelStats>) {
         let epoch = lock(&self.controls).extremes_epoch;
         let mut channels = lock(&self.channels);
-        let Some(index) =
-            channels.open.iter().position(|open| Arc::ptr_eq(&open.stats, stats))
+        let Some(index) = channels.open.iter().position(|open| Arc::ptr_eq(&open.stats, stats))
         else {
             return;
         };

@@ -101,8 +101,7 @@ impl OpcodeSet {
     /// No opcode.
     pub const EMPTY: OpcodeSet = OpcodeSet(0);
     /// Every opcode.
-    pub const ALL: OpcodeSet =
-        OpcodeSet::BLOCK.with(Opcode::NvmeAdmin).with(Opcode::NvmeIo);
+    pub const ALL: OpcodeSet = OpcodeSet::BLOCK.with(Opcode::NvmeAdmin).with(Opcode::NvmeIo);
     /// What the channel cannot make up by itself.
     pub const READ_WRITE: OpcodeSet = OpcodeSet::EMPTY.with(Opcode::Read).with(Opcode::Write);
     /// Every opcode on blocks: all but NVMe passthrough.

@@ -194,6 +194,22 @@ struct ClassCounters {
     latency_ticks_min: Counter,
 }
 
+impl ClassCounters {
+    /// Only the owner calls this.
+    #[inline]
+    fn add(&self, run: &ClassStat) {
+        self.ops.add(run.ops);
+        self.blocks.add(run.blocks);
+        self.latency_ticks.add(run.latency_ticks);
+        if run.latency_ticks_max > self.latency_ticks_max.get() {
+            self.latency_ticks_max.set(run.latency_ticks_max);
+        }
+        if run.latency_ticks_min < self.latency_ticks_min.get() {
+            self.latency_ticks_min.set(run.latency_ticks_min);
+        }
+    }
+}
+
 /// The live counters of one channel.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -224,25 +240,32 @@ impl ChannelStats {
     }
 
     /// Counts what finished at `now`. Only the owner calls this.
+    ///
+    /// Neighbours of one opcode are summed up in registers first: a batch is mostly that.
     #[inline]
     pub(super) fn count(&self, completions: &[Completion], now: Tsc) {
-        for completion in completions {
-            if !completion.status.is_success() {
-                self.count_error(completion.status);
+        let mut rest = completions.iter();
+        let mut next = rest.next();
+        while let Some(first) = next {
+            if !first.status.is_success() {
+                self.count_error(first.status);
+                next = rest.next();
                 continue;
             }
-            let class = OpClass::of(completion.opcode);
-            let counters = &self.classes[class as usize];
-            let latency = now.0.wrapping_sub(completion.stamp);
-            counters.ops.add(1);
-            counters.blocks.add(u64::from(completion.blocks));
-            counters.latency_ticks.add(latency);
-            if latency > counters.latency_ticks_max.get() {
-                counters.latency_ticks_max.set(latency);
+            let mut run = ClassStat::default();
+            while let Some(completion) = next
+                && completion.opcode == first.opcode
+                && completion.status.is_success()
+            {
+                let latency = now.0.wrapping_sub(completion.stamp);
+                run.ops += 1;
+                run.blocks += u64::from(completion.blocks);
+                run.latency_ticks += latency;
+                run.latency_ticks_max = run.latency_ticks_max.max(latency);
+                run.latency_ticks_min = run.latency_ticks_min.min(latency);
+                next = rest.next();
             }
-            if latency < counters.latency_ticks_min.get() {
-                counters.latency_ticks_min.set(latency);
-            }
+            self.classes[OpClass::of(first.opcode) as usize].add(&run);
         }
     }
 

@@ -26,8 +26,7 @@ struct Lane {
 impl Lanes {
     /// Lanes for up to `capacity` waiting requests in all; nothing is limited yet.
     pub(super) fn new(capacity: usize) -> Lanes {
-        let lane =
-            || Lane { queue: VecDeque::with_capacity(capacity), reserved: 0, start: Tsc(0) };
+        let lane = || Lane { queue: VecDeque::with_capacity(capacity), reserved: 0, start: Tsc(0) };
         Lanes { throttle: None, lanes: [lane(), lane()] }
     }
 

@@ -140,8 +140,7 @@ pub(super) fn equals(request: &Request, at: Position, bytes: usize, buffer: &Buf
         let ours = &ours[done..done + length];
         // SAFETY: as in `gather`. A guest may write to its own payload meanwhile, so no reference to
         // it is made.
-        let order =
-            unsafe { libc::memcmp(ours.as_ptr().cast(), piece.address().cast(), length) };
+        let order = unsafe { libc::memcmp(ours.as_ptr().cast(), piece.address().cast(), length) };
         if order != 0 {
             return false;
         }
