@@ -100,6 +100,8 @@ pub struct OpcodeSet(u16);
 impl OpcodeSet {
     /// No opcode.
     pub const EMPTY: OpcodeSet = OpcodeSet(0);
+    /// Every opcode.
+    pub const ALL: OpcodeSet = OpcodeSet::BLOCK.with(Opcode::NvmeAdmin).with(Opcode::NvmeIo);
     /// What the channel cannot make up by itself.
     pub const READ_WRITE: OpcodeSet = OpcodeSet::EMPTY.with(Opcode::Read).with(Opcode::Write);
     /// Every opcode on blocks: all but NVMe passthrough.
@@ -138,6 +140,12 @@ impl OpcodeSet {
     /// The opcodes in it.
     pub fn iter(self) -> impl Iterator<Item = Opcode> {
         Opcode::ALL.into_iter().filter(move |&opcode| self.contains(opcode))
+    }
+}
+
+impl FromIterator<Opcode> for OpcodeSet {
+    fn from_iter<I: IntoIterator<Item = Opcode>>(opcodes: I) -> OpcodeSet {
+        opcodes.into_iter().fold(OpcodeSet::EMPTY, OpcodeSet::with)
     }
 }
 
@@ -318,13 +326,14 @@ impl Request {
         self
     }
 
-    /// The same request under a new token, as a new request to a base bdev (its time of entry is that
-    /// bdev's own).
+    /// The same request under a new token, as a new request to a base bdev (its time of entry, and
+    /// whether it takes a detour, are that bdev's own).
     #[inline]
     #[must_use]
     pub fn child(mut self, lba: Lba, token: u64) -> Request {
         self.ticket.token = token;
         self.ticket.stamp = 0;
+        self.ticket.flags = self.ticket.flags.without(RequestFlags::DETOUR);
         self.lba = lba;
         self
     }
