@@ -1,99 +1,47 @@
 //! One reactor's queue on a registered device: what every device has in common.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::device::{Device, DeviceState, IoLimits};
+use super::detour::Detour;
+use super::device::Device;
+use super::fit::Fit;
+use super::histogram::Histogram;
+use super::qos::Direction;
 use super::queue::Queue;
-use super::request::{Completion, Completions, Opcode, OpcodeSet, Request, RequestFlags};
+use super::request::{Completions, Opcode, OpcodeSet, Request};
 use super::stats::ChannelStats;
-use crate::base::{BlockCount, Geometry, Status};
 use crate::reactor::{Activity, Context};
 
 /// A reactor's queue on a [`Device`].
 ///
-/// A *plain* request (in range, within the driver's limits, of an opcode that it takes, on a
-/// device without QoS) goes straight through: it is checked, stamped and handed on in place. All
-/// others take a detour.
+/// A *plain* request (in range, within the driver's limits, of an opcode that it takes, not rate-limited) goes
+/// straight through: it is checked, stamped and handed on in place. All others take a [`Detour`].
+///
+/// The fields are dropped in this order: the queue before the memory that its requests are in, and the device
+/// hears last that the channel is gone.
 pub struct Channel {
-    device: Arc<Device>,
     queue: Box<dyn Queue>,
     cx: Context,
-    stats: Arc<ChannelStats>,
-    plain: Plain,
-    /// [`Device::generation`] that `plain` was made from.
+    /// Admits plain requests.
+    plain: Fit,
+    detour: Detour,
+    /// [`Device::generation`] that is followed.
     generation: u32,
     extremes_epoch: u32,
     outstanding: u32,
-    rejected: VecDeque<Completion>,
+    histogram: Option<Arc<Histogram>>,
+    entry: Entry,
 }
 
-/// What a request must be like to go straight through.
-#[derive(Clone, Copy)]
-struct Plain {
-    opcodes: OpcodeSet,
-    limits: IoLimits,
-    /// The limits in blocks.
-    blocks_max: u32,
-    block_shift: u32,
+/// The channel's place in the device's list.
+struct Entry {
+    device: Arc<Device>,
+    stats: Arc<ChannelStats>,
 }
 
-impl Plain {
-    fn of(device: &Device, opcodes: OpcodeSet) -> Plain {
-        let info = device.info();
-        let block_shift = info.geometry.block_size.shift();
-        Plain {
-            opcodes,
-            limits: info.limits,
-            blocks_max: info.limits.transfer_max >> block_shift,
-            block_shift,
-        }
-    }
-
-    #[inline]
-    fn admits(&self, request: &Request, geometry: Geometry) -> bool {
-        let opcode = request.opcode();
-        if !self.opcodes.contains(opcode) || request.ticket.flags.has(RequestFlags::DETOUR) {
-            return false;
-        }
-        if !opcode.has_range() {
-            return true;
-        }
-        let blocks = request.ticket.blocks;
-        if blocks == 0
-            || blocks > self.blocks_max
-            || !geometry.contains(request.lba, BlockCount(u64::from(blocks)))
-        {
-            return false;
-        }
-        if self.limits.boundary != 0 {
-            let mask = u64::from(self.limits.boundary) - 1;
-            if (request.lba.0 & mask) + u64::from(blocks) > u64::from(self.limits.boundary) {
-                return false;
-            }
-        }
-        self.payload_fits(request, u64::from(blocks) << self.block_shift)
-    }
-
-    #[inline]
-    fn payload_fits(&self, request: &Request, range_bytes: u64) -> bool {
-        let bytes = range_bytes * request.opcode().payload_factor();
-        let mask = u64::from(self.limits.memory_alignment) - 1;
-        if request.segment_count() == 1 {
-            let segment = request.first_segment();
-            let misaligned = (segment.address() as u64 | u64::from(segment.len())) & mask;
-            return u64::from(segment.len()) == bytes && misaligned == 0;
-        }
-        if request.segment_count() > usize::from(self.limits.segments_max) {
-            return false;
-        }
-        let mut sum = 0;
-        let mut misaligned = 0;
-        for segment in request.segments() {
-            sum += u64::from(segment.len());
-            misaligned |= (segment.address() as u64 | u64::from(segment.len())) & mask;
-        }
-        sum == bytes && misaligned == 0
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.device.channel_closed(&self.stats);
     }
 }
 
@@ -105,17 +53,16 @@ impl Channel {
         depth: u32,
         stats: Arc<ChannelStats>,
     ) -> Channel {
-        let plain = Plain::of(&device, OpcodeSet::EMPTY);
         let mut channel = Channel {
-            device,
             queue,
             cx,
-            stats,
-            plain,
+            plain: Fit::new(device.info(), OpcodeSet::EMPTY),
+            detour: Detour::new(&device, depth),
             generation: 0,
             extremes_epoch: 0,
             outstanding: 0,
-            rejected: VecDeque::with_capacity(depth as usize),
+            histogram: None,
+            entry: Entry { device, stats },
         };
         channel.follow_device();
         channel
@@ -123,7 +70,7 @@ impl Channel {
 
     /// The device.
     pub fn device(&self) -> &Arc<Device> {
-        &self.device
+        &self.entry.device
     }
 
     /// How many requests are outstanding.
@@ -131,63 +78,92 @@ impl Channel {
         self.outstanding
     }
 
+    /// Takes over the device's state and controls.
     #[cold]
     fn follow_device(&mut self) {
-        self.generation = self.device.generation();
-        let controls = self.device.controls();
-        let opcodes = match self.device.state() {
-            DeviceState::Online => self.device.info().native,
-            DeviceState::Closing => OpcodeSet::EMPTY,
-        };
-        self.plain = Plain::of(&self.device, opcodes);
+        let Entry { device, stats } = &self.entry;
+        self.generation = device.generation();
+        let controls = device.controls();
+        self.histogram = device.histogram_of(stats);
         if controls.extremes_epoch != self.extremes_epoch {
             self.extremes_epoch = controls.extremes_epoch;
-            self.stats.reset_extremes();
+            stats.reset_extremes(controls.extremes_epoch);
         }
+        if device.is_online() {
+            self.detour.set_throttle(controls.throttle);
+        } else {
+            self.detour.close();
+        }
+        self.admit_plain();
+    }
+
+    /// Says anew which opcodes are plain.
+    #[cold]
+    fn admit_plain(&mut self) {
+        let device = &self.entry.device;
+        let mut opcodes = device.info().native;
+        if !device.is_online() || self.detour.is_resetting() {
+            opcodes = OpcodeSet::EMPTY;
+        }
+        if self.detour.is_limited() {
+            opcodes = opcodes.iter().filter(|&opcode| Direction::of(opcode).is_none()).collect();
+        }
+        self.plain = self.plain.with_opcodes(opcodes);
     }
 
     /// Takes a request that is not plain.
     #[cold]
-    fn detour(&mut self, request: &Request) -> bool {
-        if self.rejected.len() == self.rejected.capacity() {
-            return false;
+    fn take_detour(&mut self, request: &Request) -> bool {
+        let taken = self.detour.take(request, &self.entry.device);
+        if taken && request.opcode() == Opcode::Reset {
+            self.admit_plain();
         }
-        self.rejected.push_back(request.complete(self.fault_of(request)));
-        true
+        taken
     }
 
-    fn fault_of(&self, request: &Request) -> Status {
-        let geometry = self.device.geometry();
-        let blocks = BlockCount(u64::from(request.ticket.blocks));
-        if self.device.state() != DeviceState::Online {
-            Status::INVALID_NAMESPACE
-        } else if !self.device.info().native.contains(request.opcode()) {
-            Status::INVALID_OPCODE
-        } else if request.opcode().has_range() && !geometry.contains(request.lba, blocks) {
-            Status::LBA_OUT_OF_RANGE
-        } else {
-            Status::INVALID_FIELD
+    /// Lets detoured requests go on. Returns whether the driver got any.
+    fn run_detour(&mut self) -> bool {
+        let resetting = self.detour.is_resetting();
+        let any = self.detour.run(&mut *self.queue, &self.cx, self.outstanding);
+        if resetting && !self.detour.is_resetting() {
+            self.admit_plain();
+        }
+        any
+    }
+
+    /// The part of a poll that concerns the detour: `completions` after the first `start` are new.
+    #[cold]
+    fn poll_detour(&mut self, completions: &mut Completions, start: usize) -> Activity {
+        self.detour.sift(completions, start);
+        let any = self.run_detour();
+        self.detour.deliver(completions);
+        match any {
+            // A driver that completes at once has something for the next poll.
+            true => Activity::Busy,
+            false if self.detour.is_waiting() => Activity::Waiting,
+            false => Activity::Idle,
         }
     }
 }
 
 impl Queue for Channel {
     fn submit(&mut self, requests: &mut [Request]) -> usize {
-        if self.device.generation() != self.generation {
+        if self.entry.device.generation() != self.generation {
             self.follow_device();
         }
-        let geometry = self.device.geometry();
+        let geometry = self.entry.device.geometry();
         let now = self.cx.now().0;
         let mut taken = 0;
+        let mut detoured = false;
         while taken < requests.len() {
             let rest = &mut requests[taken..];
             let mut plain = 0;
             for request in rest.iter_mut() {
-                if !self.plain.admits(request, geometry) {
-                    break;
-                }
                 if request.ticket.stamp == 0 {
                     request.ticket.stamp = now;
+                }
+                if !self.plain.admits(request, geometry) {
+                    break;
                 }
                 plain += 1;
             }
@@ -197,37 +173,40 @@ impl Queue for Channel {
                 if accepted < plain {
                     break;
                 }
-            } else if self.detour(&rest[0]) {
+            } else if self.take_detour(&rest[0]) {
+                detoured = true;
                 taken += 1;
             } else {
                 break;
             }
         }
         self.outstanding += taken as u32;
+        if detoured {
+            self.run_detour();
+        }
         taken
     }
 
     fn poll(&mut self, completions: &mut Completions) -> Activity {
-        let before = completions.len();
-        let activity = self.queue.poll(completions);
-        while completions.room() > 0
-            && let Some(completion) = self.rejected.pop_front()
-        {
-            completions.push(completion);
+        if self.entry.device.generation() != self.generation {
+            self.follow_device();
         }
-        let new = &completions.as_slice()[before..];
+        let start = completions.len();
+        let mut activity = self.queue.poll(completions);
+        if !self.detour.is_idle() {
+            activity = activity.max(self.poll_detour(completions, start));
+        }
+        let new = &completions.as_slice()[start..];
         if new.is_empty() {
             return activity;
         }
-        self.stats.count(new, self.cx.now());
+        let now = self.cx.now();
+        self.entry.stats.count(new, now);
+        if let Some(histogram) = &self.histogram {
+            histogram.count(new, now);
+        }
         self.outstanding -= new.len() as u32;
         Activity::Busy
-    }
-}
-
-impl Drop for Channel {
-    fn drop(&mut self) {
-        self.device.channel_closed(&self.stats);
     }
 }
 

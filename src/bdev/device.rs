@@ -1,5 +1,6 @@
 //! A bdev, and what every registered bdev has besides: state, capacity, controls, counters.
 
+use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -8,11 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 
 use super::channel::Channel;
+use super::detour;
+use super::histogram::{Histogram, HistogramData, HistogramLayout, HistogramOptions};
+use super::qos::{QosLimits, Throttle};
 use super::queue::Queue;
-use super::request::OpcodeSet;
-use super::stats::{ChannelStats, IoStat};
+use super::request::{Opcode, OpcodeSet};
+use super::stats::{ChannelStats, IoStat, ResetMode};
 use crate::base::{BlockCount, Error, ErrorKind, Geometry, Result, Uuid, limits};
-use crate::reactor::Context;
+use crate::reactor::{Context, Tsc};
 
 /// What a driver can take in one request. The channel splits or copies what goes beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +96,7 @@ pub type ControlFuture<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// A block device: a description, immutable and shared by all reactors, that can open a queue for
 /// one of them.
-pub trait Bdev: Send + Sync {
+pub trait Bdev: Any + Send + Sync {
     /// The facts.
     fn info(&self) -> &Info;
 
@@ -134,10 +138,14 @@ pub enum DeviceState {
 /// [`Device::generation`] moves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Controls {
-    /// Whether latency histograms are kept.
-    pub histogram: bool,
+    /// Latency histograms, where they are kept.
+    pub histogram: Option<(HistogramLayout, HistogramOptions)>,
     /// Grows when minimum and maximum latencies are to start over.
     pub extremes_epoch: u32,
+    /// The rate limits as they were set,
+    pub qos: QosLimits,
+    /// and the buckets that keep them.
+    pub throttle: Option<Arc<Throttle>>,
 }
 
 /// A registered bdev. Shared by all reactors.
@@ -154,11 +162,26 @@ pub struct Device {
 
 #[derive(Default)]
 struct Channels {
-    open: Vec<Arc<ChannelStats>>,
-    /// The sum of the counters of channels that have closed.
+    open: Vec<OpenChannel>,
+    /// The counters of channels that have closed, since the last reset.
     closed: IoStat,
-    /// What was counted before the last `bdev_reset_iostat`.
+    /// The histogram of channels that have closed, since histograms were enabled.
+    closed_histogram: Option<HistogramData>,
+}
+
+struct OpenChannel {
+    stats: Arc<ChannelStats>,
+    /// What it had counted at the last reset.
     baseline: IoStat,
+    histogram: Option<Arc<Histogram>>,
+}
+
+impl OpenChannel {
+    fn iostat(&self, extremes_epoch: u32) -> IoStat {
+        let mut stat = self.stats.snapshot(extremes_epoch);
+        stat.subtract(&self.baseline);
+        stat
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -198,6 +221,12 @@ impl Device {
         &self.bdev
     }
 
+    /// The driver, if it is a `D`: for operations that only this kind of device has.
+    pub fn driver<D: Bdev>(&self) -> Option<&D> {
+        let driver: &dyn Any = &*self.bdev;
+        driver.downcast_ref()
+    }
+
     /// Block size and present capacity.
     #[inline]
     pub fn geometry(&self) -> Geometry {
@@ -215,6 +244,12 @@ impl Device {
         } else {
             DeviceState::Closing
         }
+    }
+
+    /// Whether it serves I/O.
+    #[inline]
+    pub(super) fn is_online(&self) -> bool {
+        self.state() == DeviceState::Online
     }
 
     /// Grows when state or controls change.
@@ -265,15 +300,36 @@ impl Device {
             .open_queue(cx, depth)
             .map_err(|error| error.context(format_args!("open a queue on '{}'", self.name())))?;
         let stats = Arc::new(ChannelStats::new(cx.index()));
-        lock(&self.channels).open.push(Arc::clone(&stats));
+        let controls = lock(&self.controls);
+        let histogram =
+            controls.histogram.map(|(layout, options)| Histogram::new(layout, options.opcodes));
+        lock(&self.channels).open.push(OpenChannel {
+            stats: Arc::clone(&stats),
+            baseline: IoStat::default(),
+            histogram: histogram.map(Arc::new),
+        });
+        drop(controls);
         Ok(Channel::new(Arc::clone(self), queue, cx.clone(), depth, stats))
     }
 
     pub(super) fn channel_closed(&self, stats: &Arc<ChannelStats>) {
+        let epoch = lock(&self.controls).extremes_epoch;
         let mut channels = lock(&self.channels);
-        channels.open.retain(|open| !Arc::ptr_eq(open, stats));
-        let last = stats.snapshot();
-        channels.closed.add(&last);
+        let Some(index) = channels.open.iter().position(|open| Arc::ptr_eq(&open.stats, stats))
+        else {
+            return;
+        };
+        let last = channels.open.remove(index);
+        channels.closed.add(&last.iostat(epoch));
+        if let (Some(sum), Some(histogram)) = (&mut channels.closed_histogram, &last.histogram) {
+            sum.add(histogram);
+        }
+    }
+
+    pub(super) fn histogram_of(&self, stats: &Arc<ChannelStats>) -> Option<Arc<Histogram>> {
+        let channels = lock(&self.channels);
+        let open = channels.open.iter().find(|open| Arc::ptr_eq(&open.stats, stats))?;
+        open.histogram.clone()
     }
 
     /// How many channels are open.
@@ -281,32 +337,108 @@ impl Device {
         lock(&self.channels).open.len()
     }
 
+    /// The opcodes that it serves: what its driver takes, and what channels make up for.
+    pub fn supported(&self) -> OpcodeSet {
+        detour::supported(self.info())
+    }
+
+    /// Whether it serves `opcode`, by itself or made up for.
+    pub fn supports(&self, opcode: Opcode) -> bool {
+        self.supported().contains(opcode)
+    }
+
     /// The counters of all channels since the start or the last reset.
     pub fn iostat(&self) -> IoStat {
+        let epoch = lock(&self.controls).extremes_epoch;
         let channels = lock(&self.channels);
         let mut sum = channels.closed.clone();
         for channel in &channels.open {
-            sum.add(&channel.snapshot());
+            sum.add(&channel.iostat(epoch));
         }
-        sum.subtract(&channels.baseline);
         sum
     }
 
-    /// The counters of each open channel, by reactor index.
+    /// The counters of each open channel since it was opened or the last reset, by reactor index.
     pub fn iostat_per_channel(&self) -> Vec<(usize, IoStat)> {
+        let epoch = lock(&self.controls).extremes_epoch;
         let channels = lock(&self.channels);
-        channels.open.iter().map(|stats| (stats.reactor(), stats.snapshot())).collect()
+        channels.open.iter().map(|open| (open.stats.reactor(), open.iostat(epoch))).collect()
     }
 
-    /// Starts counting from zero.
-    pub fn reset_iostat(&self) {
-        let mut channels = lock(&self.channels);
-        let mut sum = channels.closed.clone();
-        for channel in &channels.open {
-            sum.add(&channel.snapshot());
+    /// Starts counting from zero what `mode` names.
+    pub fn reset_iostat(&self, mode: ResetMode) {
+        if matches!(mode, ResetMode::All | ResetMode::MaxMin) {
+            self.control(|controls| controls.extremes_epoch += 1);
         }
-        channels.baseline = sum;
+        let epoch = lock(&self.controls).extremes_epoch;
+        let mut channels = lock(&self.channels);
+        channels.closed.clear(mode);
+        for open in &mut channels.open {
+            let now = open.stats.snapshot(epoch);
+            open.baseline.rebase(mode, &now);
+        }
+    }
+
+    /// The rate limits.
+    pub fn qos_limits(&self) -> QosLimits {
+        lock(&self.controls).qos
+    }
+
+    /// Sets the rate limits of all channels together. Requests that wait go on under the new ones.
+    pub fn set_qos_limits(&self, limits: QosLimits) {
+        self.set_qos_limits_at(limits, Tsc::rate());
+    }
+
+    pub(super) fn set_qos_limits_at(&self, limits: QosLimits, tick_rate: u64) {
+        self.control(|controls| {
+            controls.qos = limits;
+            controls.throttle = Throttle::new(&limits, tick_rate).map(Arc::new);
+        });
+    }
+
+    /// Keeps latency histograms from now on, from zero; those kept so far are dropped.
+    ///
+    /// # Errors
+    /// `Invalid` for options that make no histogram.
+    pub fn enable_histogram(&self, options: HistogramOptions) -> Result<()> {
+        let layout = HistogramLayout::new(&options, Tsc::rate())
+            .map_err(|error| error.context(format_args!("histogram of '{}'", self.name())))?;
+        self.set_histogram(Some((layout, options)));
+        Ok(())
+    }
+
+    /// Keeps no histograms from now on.
+    pub fn disable_histogram(&self) {
+        self.set_histogram(None);
+    }
+
+    pub(super) fn set_histogram(&self, kept: Option<(HistogramLayout, HistogramOptions)>) {
+        let mut controls = lock(&self.controls);
+        controls.histogram = kept;
+        let mut channels = lock(&self.channels);
+        channels.closed_histogram = kept.map(|(layout, _)| HistogramData::new(layout));
+        for open in &mut channels.open {
+            open.histogram =
+                kept.map(|(layout, options)| Arc::new(Histogram::new(layout, options.opcodes)));
+        }
         drop(channels);
-        self.control(|controls| controls.extremes_epoch += 1);
+        drop(controls);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// How histograms are kept, if they are.
+    pub fn histogram_options(&self) -> Option<HistogramOptions> {
+        lock(&self.controls).histogram.map(|(_, options)| options)
+    }
+
+    /// The latencies that all channels have recorded since histograms were enabled; `None` where they are
+    /// not.
+    pub fn histogram(&self) -> Option<HistogramData> {
+        let channels = lock(&self.channels);
+        let mut sum = channels.closed_histogram.clone()?;
+        for histogram in channels.open.iter().filter_map(|open| open.histogram.as_ref()) {
+            sum.add(histogram);
+        }
+        Some(sum)
     }
 }

@@ -7,17 +7,24 @@
 //! its base bdevs.
 
 mod channel;
+mod detour;
 mod device;
+mod fit;
+mod histogram;
+mod qos;
 mod queue;
 mod registry;
 mod request;
 mod stats;
 
 pub mod leaf;
+pub mod vbdev;
 
 pub use channel::Channel;
 pub use device::{Bdev, ConfigEntry, Device, DeviceState, Info, IoLimits};
+pub use histogram::{HistogramData, HistogramLayout, HistogramOptions};
+pub use qos::QosLimits;
 pub use queue::Queue;
-pub use registry::{Claim, Descriptor, Event, Registry};
+pub use registry::{Claim, Descriptor, Event, Registry, WeakRegistry};
 pub use request::{Completion, Completions, Opcode, OpcodeSet, Request, RequestFlags, Ticket};
-pub use stats::{ChannelStats, IoStat, OpClass};
+pub use stats::{ChannelStats, ClassStat, IoStat, OpClass, ResetMode};

@@ -60,6 +60,18 @@ const REMOVAL_POLL: Duration = Duration::from_micros(500);
 #[derive(Clone)]
 pub struct Registry(Rc<Inner>);
 
+/// A handle that does not keep the registry alive: for what the registry itself holds, such as the event
+/// handlers of its devices' openers.
+#[derive(Clone)]
+pub struct WeakRegistry(Weak<Inner>);
+
+impl WeakRegistry {
+    /// The registry, if it is still there.
+    pub fn upgrade(&self) -> Option<Registry> {
+        self.0.upgrade().map(Registry)
+    }
+}
+
 struct Inner {
     cx: Context,
     entries: RefCell<BTreeMap<String, Entry>>,
@@ -124,6 +136,11 @@ impl Registry {
             examinations: RefCell::default(),
             notifications: RefCell::default(),
         }))
+    }
+
+    /// A handle that does not keep the registry alive.
+    pub fn downgrade(&self) -> WeakRegistry {
+        WeakRegistry(Rc::downgrade(&self.0))
     }
 
     /// The control reactor.

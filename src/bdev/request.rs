@@ -100,6 +100,8 @@ pub struct OpcodeSet(u16);
 impl OpcodeSet {
     /// No opcode.
     pub const EMPTY: OpcodeSet = OpcodeSet(0);
+    /// Every opcode.
+    pub const ALL: OpcodeSet = OpcodeSet::BLOCK.with(Opcode::NvmeAdmin).with(Opcode::NvmeIo);
     /// What the channel cannot make up by itself.
     pub const READ_WRITE: OpcodeSet = OpcodeSet::EMPTY.with(Opcode::Read).with(Opcode::Write);
     /// Every opcode on blocks: all but NVMe passthrough.
@@ -141,6 +143,12 @@ impl OpcodeSet {
     }
 }
 
+impl FromIterator<Opcode> for OpcodeSet {
+    fn from_iter<I: IntoIterator<Item = Opcode>>(opcodes: I) -> OpcodeSet {
+        opcodes.into_iter().fold(OpcodeSet::EMPTY, OpcodeSet::with)
+    }
+}
+
 impl fmt::Debug for OpcodeSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
@@ -157,6 +165,10 @@ impl RequestFlags {
     pub const NONE: RequestFlags = RequestFlags(0);
     /// Force Unit Access: a write completes only when it is durable.
     pub const FUA: RequestFlags = RequestFlags(1 << 0);
+    /// Of a spreading queue's own use: the request is a part of one that it took, and the token names
+    /// that. Such a queue never hands on a request under its submitter's token that came to it
+    /// with this flag or with `DETOUR`.
+    pub(super) const PART: RequestFlags = RequestFlags(1 << 6);
     /// Of the channel's own use: the token is one of its detour, not the submitter's.
     pub(super) const DETOUR: RequestFlags = RequestFlags(1 << 7);
 
@@ -164,6 +176,12 @@ impl RequestFlags {
     #[inline]
     pub const fn has(self, flags: RequestFlags) -> bool {
         self.0 & flags.0 == flags.0
+    }
+
+    /// Whether any of `flags` is set.
+    #[inline]
+    pub const fn has_any(self, flags: RequestFlags) -> bool {
+        self.0 & flags.0 != 0
     }
 
     /// These flags and `flags`.
@@ -308,13 +326,14 @@ impl Request {
         self
     }
 
-    /// The same request under a new token, as a new request to a base bdev (its time of entry is that
-    /// bdev's own).
+    /// The same request under a new token, as a new request to a base bdev (its time of entry, and
+    /// whether it takes a detour, are that bdev's own).
     #[inline]
     #[must_use]
     pub fn child(mut self, lba: Lba, token: u64) -> Request {
         self.ticket.token = token;
         self.ticket.stamp = 0;
+        self.ticket.flags = self.ticket.flags.without(RequestFlags::DETOUR);
         self.lba = lba;
         self
     }

@@ -4,11 +4,11 @@
 //! writer, so nothing is lost without an atomic read-modify-write.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::request::{Completion, Opcode};
-use crate::base::Status;
+use crate::base::{BlockCount, Geometry, Status};
 use crate::reactor::Tsc;
 
 /// What counters are kept by.
@@ -106,6 +106,11 @@ impl IoStat {
         }
     }
 
+    /// Bytes of the successful requests of `class`.
+    pub fn bytes(&self, class: OpClass, geometry: Geometry) -> u64 {
+        geometry.bytes_of(BlockCount(self.class(class).blocks)).0
+    }
+
     /// Takes away what was counted up to `baseline`. The extremes have no past to take away.
     pub fn subtract(&mut self, baseline: &IoStat) {
         for (mine, theirs) in self.classes.iter_mut().zip(&baseline.classes) {
@@ -120,6 +125,41 @@ impl IoStat {
         }
         self.errors.retain(|_, count| *count > 0);
     }
+
+    /// Takes from `now` what `mode` names: as a baseline, it makes that part start from zero; the
+    /// parts that `mode` does not name stay.
+    pub(super) fn rebase(&mut self, mode: ResetMode, now: &IoStat) {
+        match mode {
+            ResetMode::All => *self = now.clone(),
+            ResetMode::Error => self.errors.clone_from(&now.errors),
+            // Extremes have no baseline; they start over by epoch.
+            ResetMode::MaxMin | ResetMode::None => {}
+        }
+    }
+
+    /// Sets what `mode` names to zero.
+    pub(super) fn clear(&mut self, mode: ResetMode) {
+        if mode == ResetMode::MaxMin {
+            for class in &mut self.classes {
+                class.latency_ticks_max = 0;
+                class.latency_ticks_min = u64::MAX;
+            }
+        }
+        self.rebase(mode, &IoStat::default());
+    }
+}
+
+/// What a reset of the counters covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetMode {
+    /// All counters.
+    All,
+    /// The longest and the shortest latencies.
+    MaxMin,
+    /// The errors.
+    Error,
+    /// Nothing.
+    None,
 }
 
 /// A number that one thread changes and any thread reads.
@@ -154,11 +194,29 @@ struct ClassCounters {
     latency_ticks_min: Counter,
 }
 
+impl ClassCounters {
+    /// Only the owner calls this.
+    #[inline]
+    fn add(&self, run: &ClassStat) {
+        self.ops.add(run.ops);
+        self.blocks.add(run.blocks);
+        self.latency_ticks.add(run.latency_ticks);
+        if run.latency_ticks_max > self.latency_ticks_max.get() {
+            self.latency_ticks_max.set(run.latency_ticks_max);
+        }
+        if run.latency_ticks_min < self.latency_ticks_min.get() {
+            self.latency_ticks_min.set(run.latency_ticks_min);
+        }
+    }
+}
+
 /// The live counters of one channel.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct ChannelStats {
     reactor: usize,
+    /// The epoch of the extremes: those of an older one than the device's are void.
+    extremes_epoch: AtomicU32,
     classes: [ClassCounters; OP_CLASSES],
     errors: Mutex<BTreeMap<Status, u64>>,
 }
@@ -166,8 +224,13 @@ pub struct ChannelStats {
 impl ChannelStats {
     /// All zero, for a channel of reactor `reactor`.
     pub fn new(reactor: usize) -> ChannelStats {
-        let stats = ChannelStats { reactor, classes: Default::default(), errors: Mutex::default() };
-        stats.reset_extremes();
+        let stats = ChannelStats {
+            reactor,
+            extremes_epoch: AtomicU32::new(0),
+            classes: Default::default(),
+            errors: Mutex::default(),
+        };
+        stats.reset_extremes(0);
         stats
     }
 
@@ -177,25 +240,32 @@ impl ChannelStats {
     }
 
     /// Counts what finished at `now`. Only the owner calls this.
+    ///
+    /// Neighbours of one opcode are summed up in registers first: a batch is mostly that.
     #[inline]
     pub(super) fn count(&self, completions: &[Completion], now: Tsc) {
-        for completion in completions {
-            if !completion.status.is_success() {
-                self.count_error(completion.status);
+        let mut rest = completions.iter();
+        let mut next = rest.next();
+        while let Some(first) = next {
+            if !first.status.is_success() {
+                self.count_error(first.status);
+                next = rest.next();
                 continue;
             }
-            let class = OpClass::of(completion.opcode);
-            let counters = &self.classes[class as usize];
-            let latency = now.0.wrapping_sub(completion.stamp);
-            counters.ops.add(1);
-            counters.blocks.add(u64::from(completion.blocks));
-            counters.latency_ticks.add(latency);
-            if latency > counters.latency_ticks_max.get() {
-                counters.latency_ticks_max.set(latency);
+            let mut run = ClassStat::default();
+            while let Some(completion) = next
+                && completion.opcode == first.opcode
+                && completion.status.is_success()
+            {
+                let latency = now.0.wrapping_sub(completion.stamp);
+                run.ops += 1;
+                run.blocks += u64::from(completion.blocks);
+                run.latency_ticks += latency;
+                run.latency_ticks_max = run.latency_ticks_max.max(latency);
+                run.latency_ticks_min = run.latency_ticks_min.min(latency);
+                next = rest.next();
             }
-            if latency < counters.latency_ticks_min.get() {
-                counters.latency_ticks_min.set(latency);
-            }
+            self.classes[OpClass::of(first.opcode) as usize].add(&run);
         }
     }
 
@@ -205,22 +275,25 @@ impl ChannelStats {
         *errors.entry(status).or_default() += 1;
     }
 
-    /// Forgets the shortest and the longest latency. Only the owner calls this.
-    pub(super) fn reset_extremes(&self) {
+    /// Forgets the shortest and the longest latency; those from now on are of `epoch`. Only the owner
+    /// calls this.
+    pub(super) fn reset_extremes(&self, epoch: u32) {
         for class in &self.classes {
             class.latency_ticks_max.set(0);
             class.latency_ticks_min.set(u64::MAX);
         }
+        self.extremes_epoch.store(epoch, Ordering::Release);
     }
 
-    /// What was counted up to now.
-    pub fn snapshot(&self) -> IoStat {
+    /// What was counted up to now, where extremes count if they are of `epoch`.
+    pub(super) fn snapshot(&self, epoch: u32) -> IoStat {
+        let current = self.extremes_epoch.load(Ordering::Acquire) == epoch;
         let class = |counters: &ClassCounters| ClassStat {
             ops: counters.ops.get(),
             blocks: counters.blocks.get(),
             latency_ticks: counters.latency_ticks.get(),
-            latency_ticks_max: counters.latency_ticks_max.get(),
-            latency_ticks_min: counters.latency_ticks_min.get(),
+            latency_ticks_max: if current { counters.latency_ticks_max.get() } else { 0 },
+            latency_ticks_min: if current { counters.latency_ticks_min.get() } else { u64::MAX },
         };
         IoStat {
             classes: self.classes.each_ref().map(class),
