@@ -1,5 +1,6 @@
 //! A bdev, and what every registered bdev has besides: state, capacity, controls, counters.
 
+use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -92,7 +93,7 @@ pub type ControlFuture<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// A block device: a description, immutable and shared by all reactors, that can open a queue for
 /// one of them.
-pub trait Bdev: Send + Sync {
+pub trait Bdev: Any + Send + Sync {
     /// The facts.
     fn info(&self) -> &Info;
 
