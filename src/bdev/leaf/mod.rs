@@ -2,3 +2,4 @@
 
 pub mod malloc;
 pub mod null;
+pub mod uring;
