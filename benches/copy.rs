@@ -33,11 +33,11 @@ fn main() {
         }),
         ("read  kernel", |medium, memory, _| {
             // SAFETY: as above.
-            unsafe { copy::copy(medium, memory, BLOCK, std::ptr::null()) };
+            unsafe { copy::copy(medium, memory, BLOCK) };
         }),
         ("read  kernel, next asked for", |medium, memory, next| {
             // SAFETY: as above.
-            unsafe { copy::copy(medium, memory, BLOCK, next) };
+            unsafe { copy::copy_ahead(medium, memory, BLOCK, next) };
         }),
         ("write memcpy", |medium, memory, _| {
             // SAFETY: as above.

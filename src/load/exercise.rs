@@ -429,7 +429,13 @@ mod tests {
         }
 
         fn run(&self, mode: Mode) -> Snapshot {
-            let plan = ExercisePlan { mode, depth: 7, io_size: ByteCount(2048), seed: 3, sequential: false };
+            let plan = ExercisePlan {
+                mode,
+                depth: 7,
+                io_size: ByteCount(2048),
+                seed: 3,
+                sequential: false,
+            };
             let progress = Arc::new(Progress::default());
             let channel = self.device.open_channel(&self.cx, plan.depth).unwrap();
             let mut exercise =
@@ -486,7 +492,13 @@ mod tests {
             (512, 1, Mode::WriteVerify { generation: 0, passes: None }),
         ] {
             let channel = rig.device.open_channel(&rig.cx, 8).unwrap();
-            let plan = ExercisePlan { mode, depth, io_size: ByteCount(io_size), seed: 0, sequential: true };
+            let plan = ExercisePlan {
+                mode,
+                depth,
+                io_size: ByteCount(io_size),
+                seed: 0,
+                sequential: true,
+            };
             assert!(Exercise::new(&rig.cx, channel, plan, Arc::default()).is_err(), "{plan:?}");
         }
     }

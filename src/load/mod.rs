@@ -5,8 +5,6 @@
 mod exercise;
 pub mod random;
 mod stamp;
-mod table;
 
 pub use exercise::{Exercise, ExercisePlan, Mode, Progress, Snapshot};
 pub use stamp::{Field, Mismatch, Stamp};
-pub use table::{LoadStatus, Loads};

@@ -30,7 +30,17 @@ const LINE: usize = 64;
 /// Both ranges are mapped, do not overlap, and nobody else writes to either meanwhile (a racing
 /// writer of the same bytes leaves them mixed, as two racing writes to a drive may).
 #[inline]
-pub unsafe fn copy(from: *const u8, to: *mut u8, length: usize, next: Next) {
+pub unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { copy_ahead(from, to, length, std::ptr::null()) };
+}
+
+/// Copies as [`copy`] does, and brings the source of the next copy near.
+///
+/// # Safety
+/// As for [`copy`].
+#[inline]
+pub unsafe fn copy_ahead(from: *const u8, to: *mut u8, length: usize, next: Next) {
     #[cfg(target_arch = "x86_64")]
     if length.is_multiple_of(LINE) && length > 0 {
         if is_x86_feature_detected!("avx512f") {
@@ -202,7 +212,7 @@ mod tests {
                             copy_cold(from, to, length);
                             settle();
                         } else {
-                            copy(from, to, length, source.as_ptr());
+                            copy_ahead(from, to, length, source.as_ptr());
                         }
                     }
                     assert_eq!(target[offset..offset + length], source[17..17 + length]);

@@ -122,7 +122,7 @@ impl MallocQueue {
             // both belong to different mappings.
             unsafe {
                 match opcode {
-                    Opcode::Read => copy::copy(medium, memory, length, next),
+                    Opcode::Read => copy::copy_ahead(medium, memory, length, next),
                     Opcode::Write => copy::copy_cold(memory, medium, length),
                     _ => {
                         let ours = std::slice::from_raw_parts(medium, length);
