@@ -5,6 +5,8 @@
 mod exercise;
 pub mod random;
 mod stamp;
+mod transfer;
 
 pub use exercise::{Exercise, ExercisePlan, Mode, Progress, Snapshot};
 pub use stamp::{Field, Mismatch, Stamp};
+pub use transfer::{Transfer, Way};
