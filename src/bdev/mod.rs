@@ -17,6 +17,8 @@ mod range_lock;
 mod registry;
 mod request;
 mod stats;
+#[cfg(test)]
+mod testing;
 
 pub mod leaf;
 pub mod vbdev;

@@ -482,6 +482,12 @@ impl RangeLock {
         self.granted.pop_front()
     }
 
+    /// Whether no change of level is under way for this queue.
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        !self.handing_over && self.pass.is_current()
+    }
+
     /// Whether something waits that only [`RangeLock::poll`] notices.
     #[inline]
     pub fn is_waiting(&self) -> bool {
