@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use weft::reactor::{Activity, Context, Poller, Tsc};
 
-use crate::worker::{Drive, Schedule, WorkerResult};
+use crate::worker::{Drive, Round, Schedule, WorkerResult};
 
 /// What starts and stops the workers of all cores together.
 #[derive(Debug, Default)]
@@ -65,9 +65,16 @@ impl Outcome {
     }
 }
 
+struct Seat {
+    worker: Box<dyn Drive>,
+    /// For how long its last round kept the core busy.
+    busy: u64,
+    finished: bool,
+}
+
 /// The workers of one core.
 pub struct Core {
-    workers: Vec<Box<dyn Drive>>,
+    seats: Vec<Seat>,
     signals: Arc<Signals>,
     outcome: Arc<Outcome>,
     timing: Timing,
@@ -90,8 +97,9 @@ impl Core {
         outcome: Arc<Outcome>,
         timing: Timing,
     ) -> Core {
+        let seat = |worker| Seat { worker, busy: 0, finished: false };
         Core {
-            workers,
+            seats: workers.into_iter().map(seat).collect(),
             signals,
             outcome,
             timing,
@@ -121,15 +129,15 @@ impl Core {
             end: measure_from.saturating_add(self.timing.duration),
             period: self.timing.period,
         };
-        for worker in &mut self.workers {
-            worker.start(schedule);
+        for seat in &mut self.seats {
+            seat.worker.start(schedule);
         }
     }
 
     #[cold]
     fn finish(&mut self) {
         self.finished = true;
-        let workers = self.workers.drain(..).map(Drive::finish).collect();
+        let workers = self.seats.drain(..).map(|seat| seat.worker.finish()).collect();
         self.outcome.leave(CoreResult {
             workers,
             busy_ticks: self.busy_ticks,
@@ -140,7 +148,7 @@ impl Core {
     #[cold]
     fn stop(&mut self, now: u64) {
         self.stopped = true;
-        self.workers.iter_mut().for_each(|worker| worker.stop(now));
+        self.seats.iter_mut().for_each(|seat| seat.worker.stop(now));
     }
 
     /// Whether the result has been left.
@@ -172,39 +180,30 @@ impl Poller for Core {
                 self.busy_ticks += ticks;
             }
         }
-        let mut busy = false;
-        let mut measuring = false;
-        let mut running = false;
-        if let [worker] = self.workers.as_mut_slice() {
-            if self.last_busy {
-                worker.add_busy(ticks);
-            }
-            busy = worker.round(now) == Activity::Busy;
-            measuring = worker.is_measuring();
-            running = !worker.is_finished();
+        let mut sum = Round { busy: false, measuring: false, finished: true };
+        if let [seat] = self.seats.as_mut_slice() {
+            let busy = if self.last_busy && self.last_measuring { ticks } else { 0 };
+            sum = seat.worker.round(now, busy);
         } else {
             // Several workers share the round: each is charged with its own part.
             let mut before = Tsc::read().0;
-            for worker in &mut self.workers {
-                if worker.is_finished() {
-                    continue;
-                }
-                running = true;
-                let worked = worker.round(now) == Activity::Busy;
+            for seat in self.seats.iter_mut().filter(|seat| !seat.finished) {
+                let round = seat.worker.round(now, seat.busy);
                 let after = Tsc::read().0;
-                if worked {
-                    worker.add_busy(after.saturating_sub(before));
-                }
-                busy |= worked;
-                measuring |= worker.is_measuring();
+                let charged = round.busy && round.measuring;
+                seat.busy = if charged { after.saturating_sub(before) } else { 0 };
+                seat.finished = round.finished;
+                sum.busy |= round.busy;
+                sum.measuring |= round.measuring;
+                sum.finished &= round.finished;
                 before = after;
             }
         }
-        self.last_busy = busy;
-        self.last_measuring = measuring;
-        if !running {
+        self.last_busy = sum.busy;
+        self.last_measuring = sum.measuring;
+        if sum.finished {
             self.finish();
         }
-        if busy { Activity::Busy } else { Activity::Waiting }
+        if sum.busy { Activity::Busy } else { Activity::Waiting }
     }
 }

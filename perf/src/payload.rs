@@ -71,6 +71,12 @@ impl Payloads {
         Ok(Payloads { buffers, pieces, segments: segments.into(), lists, block_shift, bytes })
     }
 
+    /// The segments by slot, of the full length each, if a payload is in one piece.
+    #[inline]
+    pub fn whole(&self) -> Option<&[Segment]> {
+        (self.pieces == 1).then_some(&*self.segments)
+    }
+
     /// The request of this shape in `slot`.
     #[inline]
     pub fn request(&mut self, slot: usize, shape: Shape, token: u64) -> Request {

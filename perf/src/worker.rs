@@ -11,18 +11,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use weft::base::limits;
-use weft::bdev::{Completions, Queue, Request};
+use weft::bdev::{Completions, Opcode, Queue, Request};
 use weft::reactor::Activity;
 
-use crate::load::{Load, Next};
+use crate::load::{Load, Next, Start, slot_of};
 use crate::measure::{Measure, Sample, Timeline};
 use crate::payload::Payloads;
 use crate::verify::Findings;
-
-/// A token is the slot, and above it when the request started, in ticks from the worker's start.
-const SLOT_BITS: u32 = 12;
-const _: () = assert!(limits::QUEUE_DEPTH_MAX <= 1 << SLOT_BITS);
 
 /// When a worker does what, in TSC ticks.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +80,17 @@ enum State {
     /// The time is over: waits for what is in flight.
     Draining,
     Finished,
+}
+
+/// What a round of a worker did.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// It did something.
+    pub busy: bool,
+    /// It measures at present.
+    pub measuring: bool,
+    /// It is through.
+    pub finished: bool,
 }
 
 /// A worker.
@@ -186,26 +192,35 @@ impl<Q: Queue, L: Load> Worker<Q, L> {
         let elapsed = self.since_start(now);
         let mut rest = self.completions.as_slice();
         // Requests of one batch that come back together have one latency: they are recorded by runs.
+        // Reads and the rest are told apart without a branch, which a random mix would mispredict.
         while let Some(first) = rest.first() {
-            let start = first.token >> SLOT_BITS;
-            let mut count = 0;
-            let mut blocks = 0;
+            let start = Start::of(first.token);
+            let (mut count, mut reads) = (0, 0);
+            let (mut blocks, mut read_blocks) = (0, 0);
+            let mut other = first.opcode;
             for completion in rest {
-                if completion.token >> SLOT_BITS != start
-                    || completion.opcode != first.opcode
-                    || !completion.status.is_success()
-                {
+                if Start::of(completion.token) != start || !completion.status.is_success() {
                     break;
                 }
+                let is_read = completion.opcode == Opcode::Read;
                 count += 1;
+                reads += u64::from(is_read);
                 blocks += u64::from(completion.blocks);
+                read_blocks += u64::from(completion.blocks) * u64::from(is_read);
+                other = if is_read { other } else { completion.opcode };
             }
             if count == 0 {
                 self.measure.record_error(first.status);
                 count = 1;
-            } else if self.is_measuring() {
-                let latency = elapsed.saturating_sub(start);
-                self.measure.record(first.opcode, latency, count as u64, blocks);
+            } else if matches!(self.state, State::Measuring | State::Finishing) {
+                let latency = elapsed.saturating_sub(start.0);
+                if reads > 0 {
+                    self.measure.record(Opcode::Read, latency, reads, read_blocks);
+                }
+                if reads < count as u64 {
+                    let (others, blocks) = (count as u64 - reads, blocks - read_blocks);
+                    self.measure.record(other, latency, others, blocks);
+                }
             }
             rest = &rest[count..];
         }
@@ -218,11 +233,10 @@ impl<Q: Queue, L: Load> Worker<Q, L> {
 
     /// Makes a request in `slot`. Says whether there was one to make; if not, the slot is free.
     #[inline]
-    fn issue(&mut self, slot: usize, start: u64) -> bool {
+    fn issue(&mut self, slot: usize, start: Start) -> bool {
         match self.load.next(slot, &mut self.payloads) {
             Next::Issue(shape) => {
-                let token = start << SLOT_BITS | slot as u64;
-                self.batch.push(self.payloads.request(slot, shape, token));
+                self.batch.push(self.payloads.request(slot, shape, start.token(slot)));
                 true
             }
             Next::Wait => {
@@ -253,8 +267,8 @@ impl<Q: Queue, L: Load> Worker<Q, L> {
             }
             let start = match self.pacing {
                 Some(pacing) if pacing.next > elapsed as f64 => break,
-                Some(pacing) => pacing.next as u64,
-                None => elapsed,
+                Some(pacing) => Start(pacing.next as u64),
+                None => Start(elapsed),
             };
             self.free.pop();
             if !self.issue(usize::from(slot), start) {
@@ -270,7 +284,7 @@ impl<Q: Queue, L: Load> Worker<Q, L> {
     /// Ends now, as if the time were over.
     pub fn stop(&mut self, now: u64) {
         if !matches!(self.state, State::Draining | State::Finished) {
-            if !self.is_measuring() {
+            if self.state == State::Warming {
                 self.measured_from = now;
             }
             self.measured_to = now;
@@ -279,9 +293,11 @@ impl<Q: Queue, L: Load> Worker<Q, L> {
         }
     }
 
-    /// One round. `now` is the round's time.
+    /// One round. `now` is the round's time; `busy` is for how many ticks this worker kept the core
+    /// busy since its last round.
     #[inline]
-    pub fn round(&mut self, now: u64) -> Activity {
+    pub fn round(&mut self, now: u64, busy: u64) -> Round {
+        self.busy_ticks += busy;
         if now >= self.next_event {
             self.event(now);
         }
@@ -293,8 +309,11 @@ impl<Q: Queue, L: Load> Worker<Q, L> {
         let back = self.completions.len();
         if self.pacing.is_none() && self.is_issuing() && self.issues_left >= back as u64 {
             // The closed loop: each slot that came back goes out again.
-            let start = self.since_start(now);
-            for index in 0..back {
+            let start = Start(self.since_start(now));
+            let done = self.completions.as_slice();
+            let filled = self.load.refill(done, start, &mut self.payloads, &mut self.batch);
+            self.issues_left -= filled as u64;
+            for index in filled..back {
                 let slot = slot_of(self.completions.as_slice()[index].token);
                 self.issues_left -= u64::from(self.issue(slot, start));
             }
@@ -310,7 +329,11 @@ impl<Q: Queue, L: Load> Worker<Q, L> {
         if matches!(self.state, State::Finishing | State::Draining) {
             self.drain(now);
         }
-        if back > 0 || submitted > 0 { Activity::Busy } else { activity.max(Activity::Waiting) }
+        Round {
+            busy: back > 0 || submitted > 0 || activity == Activity::Busy,
+            measuring: matches!(self.state, State::Measuring | State::Finishing),
+            finished: self.state == State::Finished,
+        }
     }
 
     #[inline]
@@ -351,25 +374,6 @@ impl<Q: Queue, L: Load> Worker<Q, L> {
         // A load that checks has an end of its own: all of it is measured.
         self.next_event = if L::CHECKS { schedule.start } else { schedule.measure_from };
         self.timeline = Timeline::new(schedule.period);
-    }
-
-    /// Whether it is done.
-    pub fn is_finished(&self) -> bool {
-        self.state == State::Finished
-    }
-
-    /// Adds to the ticks in which this worker did something.
-    #[inline]
-    pub fn add_busy(&mut self, ticks: u64) {
-        if self.is_measuring() {
-            self.busy_ticks += ticks;
-        }
-    }
-
-    /// Whether it measures at present.
-    #[inline]
-    pub fn is_measuring(&self) -> bool {
-        matches!(self.state, State::Measuring | State::Finishing)
     }
 
     #[cold]
@@ -441,15 +445,9 @@ pub trait Drive {
     /// As [`Worker::start`].
     fn start(&mut self, schedule: Schedule);
     /// As [`Worker::round`].
-    fn round(&mut self, now: u64) -> Activity;
+    fn round(&mut self, now: u64, busy: u64) -> Round;
     /// As [`Worker::stop`].
     fn stop(&mut self, now: u64);
-    /// As [`Worker::is_finished`].
-    fn is_finished(&self) -> bool;
-    /// As [`Worker::is_measuring`].
-    fn is_measuring(&self) -> bool;
-    /// As [`Worker::add_busy`].
-    fn add_busy(&mut self, ticks: u64);
     /// As [`Worker::finish`].
     fn finish(self: Box<Self>) -> WorkerResult;
 }
@@ -458,27 +456,13 @@ impl<Q: Queue, L: Load> Drive for Worker<Q, L> {
     fn start(&mut self, schedule: Schedule) {
         Worker::start(self, schedule);
     }
-    fn round(&mut self, now: u64) -> Activity {
-        Worker::round(self, now)
+    fn round(&mut self, now: u64, busy: u64) -> Round {
+        Worker::round(self, now, busy)
     }
     fn stop(&mut self, now: u64) {
         Worker::stop(self, now);
     }
-    fn is_finished(&self) -> bool {
-        Worker::is_finished(self)
-    }
-    fn is_measuring(&self) -> bool {
-        Worker::is_measuring(self)
-    }
-    fn add_busy(&mut self, ticks: u64) {
-        Worker::add_busy(self, ticks);
-    }
     fn finish(self: Box<Self>) -> WorkerResult {
         Worker::finish(*self)
     }
-}
-
-#[inline]
-fn slot_of(token: u64) -> usize {
-    (token & ((1 << SLOT_BITS) - 1)) as usize
 }

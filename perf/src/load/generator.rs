@@ -2,11 +2,12 @@
 //! offsets, of one size or a mix. Endless.
 
 use weft::base::{BlockCount, BlockSize, Lba};
-use weft::bdev::{Completion, Opcode, RequestFlags};
+use weft::bdev::{Completion, Opcode, Request, RequestFlags};
+use weft::memory::Segment;
 
 use super::random::{Permutation, Random, below};
 use super::zipf::Zipf;
-use super::{Load, Next, Shape};
+use super::{Load, Next, Shape, Start, slot_of};
 use crate::payload::Payloads;
 use crate::plan::{Extent, JobPlan, Offsets};
 use crate::verify::Findings;
@@ -18,8 +19,8 @@ pub struct Generator {
     opcode: Opcode,
     /// Of writes.
     flags: RequestFlags,
-    /// A draw of 32 bits below this is a read; `None` when nothing is mixed.
-    reads_below: Option<u64>,
+    /// A draw of 32 bits below this is a read; 0 when nothing is mixed.
+    reads_below: u64,
     pattern: Pattern,
     start: Lba,
     sizes: Box<[Size]>,
@@ -90,10 +91,10 @@ impl Generator {
             random: Random::new(job.seed, stream),
             opcode,
             flags: if job.fua { RequestFlags::FUA } else { RequestFlags::NONE },
-            reads_below: job
-                .workload
-                .is_mixed()
-                .then_some((u64::from(job.read_percent) << 32) / 100),
+            reads_below: match job.workload.is_mixed() {
+                true => (u64::from(job.read_percent) << 32) / 100,
+                false => 0,
+            },
             pattern,
             start: slice.start,
             sizes: sizes.collect(),
@@ -107,6 +108,53 @@ impl Generator {
         }
         let draw = self.random.next() >> 32;
         self.sizes.iter().position(|size| draw < size.below).unwrap_or(0)
+    }
+}
+
+/// The constant part of a batch.
+struct Fill<'a> {
+    /// By slot, of the full length.
+    segments: &'a [Segment],
+    start: Start,
+    first: Lba,
+    blocks: u32,
+    opcode: Opcode,
+    flags: RequestFlags,
+    reads_below: u64,
+}
+
+impl Fill<'_> {
+    /// A request for each slot in `done`, at the block that `next` gives with a draw for the mix.
+    #[inline]
+    fn batch(
+        &self,
+        done: &[Completion],
+        batch: &mut Vec<Request>,
+        mut next: impl FnMut() -> (u64, u64),
+    ) {
+        batch.extend(done.iter().map(|completion| {
+            let slot = slot_of(completion.token);
+            let (block, draw) = next();
+            let (opcode, flags) = choose(draw, self.reads_below, self.opcode, self.flags);
+            let lba = self.first + BlockCount(block);
+            let token = self.start.token(slot);
+            Request::new(opcode, lba, self.blocks, self.segments[slot], token).with_flags(flags)
+        }));
+    }
+}
+
+/// The opcode of the mix that the lower 32 bits of `draw` pick.
+#[inline]
+fn choose(
+    draw: u64,
+    reads_below: u64,
+    opcode: Opcode,
+    flags: RequestFlags,
+) -> (Opcode, RequestFlags) {
+    if draw & 0xffff_ffff < reads_below {
+        (Opcode::Read, RequestFlags::NONE)
+    } else {
+        (opcode, flags)
     }
 }
 
@@ -142,11 +190,61 @@ impl Load for Generator {
                 });
             }
         };
-        let (opcode, flags) = match self.reads_below {
-            Some(limit) if draw & 0xffff_ffff < limit => (Opcode::Read, RequestFlags::NONE),
-            _ => (self.opcode, self.flags),
-        };
+        let (opcode, flags) = choose(draw, self.reads_below, self.opcode, self.flags);
         Next::Issue(Shape { opcode, flags, lba: self.start + BlockCount(block), blocks })
+    }
+
+    #[inline]
+    fn refill(
+        &mut self,
+        done: &[Completion],
+        start: Start,
+        payloads: &mut Payloads,
+        batch: &mut Vec<Request>,
+    ) -> usize {
+        let ([size], Some(segments)) = (&*self.sizes, payloads.whole()) else { return 0 };
+        if self.opcode.payload_factor() == 0 {
+            return 0;
+        }
+        // The pattern is looked at once per batch, and what it needs stays in registers.
+        let fill = Fill {
+            segments,
+            start,
+            first: self.start,
+            blocks: size.blocks,
+            opcode: self.opcode,
+            flags: self.flags,
+            reads_below: self.reads_below,
+        };
+        let mut random = self.random.clone();
+        match (&mut self.pattern, &size.zipf) {
+            (Pattern::Uniform, _) => {
+                let (positions, blocks) = (size.positions, u64::from(size.blocks));
+                fill.batch(done, batch, || {
+                    let draw = random.next();
+                    (below(draw, positions) * blocks, draw)
+                });
+            }
+            (Pattern::Zipf, Some((zipf, permutation))) => {
+                let blocks = u64::from(size.blocks);
+                fill.batch(done, batch, || {
+                    (permutation.apply(zipf.sample(&mut random)) * blocks, random.next())
+                });
+            }
+            (Pattern::Sequential { cursor, end }, _) => {
+                let (blocks, end) = (u64::from(size.blocks), *end);
+                let mut next = *cursor;
+                fill.batch(done, batch, || {
+                    let block = if next + blocks <= end { next } else { 0 };
+                    next = block + blocks;
+                    (block, random.next())
+                });
+                *cursor = next;
+            }
+            _ => return 0,
+        }
+        self.random = random;
+        done.len()
     }
 
     fn completed(&mut self, _slot: usize, _completion: &Completion, _payloads: &Payloads) {}
