@@ -2,10 +2,10 @@
 
 use weft::base::Result;
 use weft::bdev::Request;
+use weft::load::random::Random;
 use weft::memory::{Buffer, Pool, Segment};
 
 use crate::load::Shape;
-use crate::load::random::Random;
 
 /// Longest buffer that a pool gives: a longer payload is scattered over several.
 const PIECE_MAX: usize = 2 << 20;

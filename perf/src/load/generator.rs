@@ -3,9 +3,9 @@
 
 use weft::base::{BlockCount, BlockSize, Lba};
 use weft::bdev::{Completion, Opcode, Request, RequestFlags};
+use weft::load::random::{Permutation, Random, below};
 use weft::memory::Segment;
 
-use super::random::{Permutation, Random, below};
 use super::zipf::Zipf;
 use super::{Load, Next, Shape, Start, slot_of};
 use crate::payload::Payloads;

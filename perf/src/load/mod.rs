@@ -1,7 +1,6 @@
 //! What a worker asks for next: the [`Load`] trait and the ordinary loads. (`verify` is another.)
 
 mod generator;
-pub mod random;
 mod sizes;
 mod zipf;
 

@@ -5,7 +5,7 @@
 //! (it differs from the true one by at most `theta / 64`). An alias table (Walker, Vose) over
 //! the entries, some two thousand at most, gives a sample from two random numbers.
 
-use super::random::{Random, below};
+use weft::load::random::{Random, below};
 
 /// Ranks that have an entry of their own.
 const EXACT_RANKS: u64 = 256;

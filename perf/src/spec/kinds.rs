@@ -1,5 +1,7 @@
 //! The kinds of bdev that a spec can name: one row each.
 
+use weft::base::limits;
+
 use super::build::{self, Build};
 
 /// How an option's value is read.
@@ -83,7 +85,7 @@ const fn children(min: usize, max: usize) -> Children {
     Children { min, max }
 }
 
-use ValueKind::{Size, Text};
+use ValueKind::{Flag, Number, Size, Text};
 
 const NAME: OptionKind = option("name", Text, "kind and a number");
 
@@ -104,6 +106,83 @@ pub static KINDS: &[Kind] = &[
         bare: None,
         options: &[option("size", Size, "1G"), option("block", Size, "4096"), NAME],
         build: build::null,
+    },
+    Kind {
+        name: "uring",
+        summary: "a file or block device through io_uring, past the page cache unless direct=false",
+        children: children(0, 0),
+        bare: Some("path"),
+        options: &[
+            option("path", Text, ""),
+            option("block", Size, "what the medium has"),
+            option("direct", Flag, "true"),
+            option("iopoll", Flag, "false"),
+            option("sqpoll", Flag, "false"),
+            option("readonly", Flag, "false"),
+            option("fixed", Flag, "true"),
+            NAME,
+        ],
+        build: build::uring,
+    },
+    Kind {
+        name: "stripe",
+        summary: "raid0: striped over all",
+        children: children(1, limits::CHILDREN_MAX),
+        bare: None,
+        options: &[option("unit", Size, "64K"), NAME],
+        build: build::stripe,
+    },
+    Kind {
+        name: "linear",
+        summary: "concat: one after the other",
+        children: children(1, limits::CHILDREN_MAX),
+        bare: None,
+        options: &[NAME],
+        build: build::linear,
+    },
+    Kind {
+        name: "passthru",
+        summary: "passes everything on",
+        children: children(1, 1),
+        bare: None,
+        options: &[NAME],
+        build: build::passthru,
+    },
+    Kind {
+        name: "split",
+        summary: "one of several equal parts; the others lie idle",
+        children: children(1, 1),
+        bare: None,
+        options: &[option("count", Number, "2"), option("part", Number, "0")],
+        build: build::split,
+    },
+    Kind {
+        name: "delay",
+        summary: "holds requests up, in microseconds; p99: every hundredth",
+        children: children(1, 1),
+        bare: None,
+        options: &[
+            option("read", Number, "0"),
+            option("p99_read", Number, "as read"),
+            option("write", Number, "0"),
+            option("p99_write", Number, "as write"),
+            NAME,
+        ],
+        build: build::delay,
+    },
+    Kind {
+        name: "error",
+        summary: "fails, or corrupts a byte of, the first so many requests of a type",
+        children: children(1, 1),
+        bare: None,
+        options: &[
+            option("io", Text, "all"),
+            option("type", Text, "failure"),
+            option("count", Number, "1"),
+            option("offset", Number, "0"),
+            option("value", Number, "255"),
+        ],
+        build: build::error,
     },
 ];
 

@@ -4,17 +4,14 @@
 //! Cores split the range by positions, so that each position has one owner; a pass reads only what
 //! it has written. Memory is taken at the start; a mismatch may allocate.
 
-mod pattern;
-
 use weft::base::{BlockCount, BlockSize, Lba};
 use weft::bdev::{Completion, Opcode, RequestFlags};
+use weft::load::random::Permutation;
+use weft::load::{Mismatch, Stamp};
 
-use crate::load::random::Permutation;
 use crate::load::{Load, Next, Shape};
 use crate::payload::Payloads;
 use crate::plan::{Extent, JobPlan, Offsets, Passes};
-
-pub use pattern::{Field, Mismatch, Stamp};
 
 /// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -250,6 +247,8 @@ impl Load for VerifyLoad {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft::load::Field;
+
     use crate::load::parse_size_mix;
     use crate::plan::Workload;
     use crate::plan::tests::job;
