@@ -120,7 +120,8 @@ pub struct Worker<Q, L> {
     noted: Sample,
     busy_ticks: u64,
     progress: Arc<Progress>,
-    /// How long to wait for what is in flight at the end.
+    /// Since when it waits for what is in flight, and how long at most.
+    drain_from: Option<u64>,
     drain_ticks: u64,
 }
 
@@ -172,6 +173,7 @@ impl<Q: Queue, L: Load> Worker<Q, L> {
             noted: Sample::default(),
             busy_ticks: 0,
             progress: parts.progress,
+            drain_from: None,
             drain_ticks: parts.drain_ticks,
         }
     }
@@ -357,8 +359,9 @@ impl<Q: Queue, L: Load> Worker<Q, L> {
                 self.free.push(slot_of(request.ticket.token) as u16);
             }
         }
-        let latest = self.schedule.end.saturating_add(self.drain_ticks);
-        if (self.outstanding() == 0 && self.batch.is_empty()) || now >= latest {
+        let began = *self.drain_from.get_or_insert(now);
+        let given_up = now >= began.saturating_add(self.drain_ticks);
+        if (self.outstanding() == 0 && self.batch.is_empty()) || given_up {
             if self.state == State::Finishing {
                 self.measured_to = now;
             }

@@ -15,6 +15,5 @@ mod kinds;
 mod parse;
 
 pub use build::Builder;
-pub use error::SpecError;
 pub use kinds::help;
 pub use parse::{Node, parse};
