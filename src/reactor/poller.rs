@@ -21,6 +21,13 @@ pub trait Poller {
     fn poll(&mut self, cx: &Context) -> Activity;
 }
 
+/// A closure is a poller.
+impl<F: FnMut(&Context) -> Activity> Poller for F {
+    fn poll(&mut self, cx: &Context) -> Activity {
+        self(cx)
+    }
+}
+
 /// Names a poller of one reactor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PollerId(pub u64);

@@ -1,0 +1,181 @@
+//! Messages between reactors: small, of fixed size, in batches.
+//!
+//! Between each two reactors, and from each to itself, runs one ring. What a reactor sends in a round
+//! is staged and published once, at the end of the round or when a batch is full, with one look at
+//! whether the receiver must be woken. A full ring gives the message back: nothing is dropped, and the
+//! sender decides how to wait.
+//!
+//! A [`Links`] belongs to its reactor and is used by no other thread.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use super::context::Context;
+use super::ring::{Receiver, Sender, ring};
+use super::sleep::Signal;
+
+/// Messages that fit in one ring.
+const RING_CAPACITY: usize = 1024;
+/// So many staged messages are published without waiting for the end of the round, so that the
+/// receiver has something to do meanwhile.
+const PUBLISH_BATCH: usize = 64;
+/// Most messages taken from one ring in a round.
+const DRAIN_BATCH: usize = 256;
+/// How many rings are looked at in a round: it bounds what a round costs with hundreds of reactors.
+const RINGS_PER_ROUND: usize = 8;
+
+const _: () = assert!(PUBLISH_BATCH < RING_CAPACITY && DRAIN_BATCH <= RING_CAPACITY);
+
+/// A function to be run on another reactor, and three words for it.
+///
+/// The words are plain numbers: what they mean (an index into a table of the receiver, a length) is between
+/// sender and function.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    function: fn(&Context, [u64; 3]),
+    words: [u64; 3],
+}
+
+const _: () = assert!(size_of::<Message>() == 32, "two messages fill a cache line");
+
+impl Message {
+    /// A message that runs `function` with `words` on the receiving reactor. The function must be as brief
+    /// as a poller's run.
+    #[inline]
+    pub const fn new(function: fn(&Context, [u64; 3]), words: [u64; 3]) -> Message {
+        Message { function, words }
+    }
+
+    /// The words.
+    #[inline]
+    pub const fn words(&self) -> [u64; 3] {
+        self.words
+    }
+}
+
+struct Outgoing {
+    sender: Sender<Message>,
+    /// The receiver's signal; none for the ring to oneself.
+    signal: Option<Arc<Signal>>,
+    /// Whether the index is in `Links::staged`.
+    listed: bool,
+}
+
+impl Outgoing {
+    #[inline]
+    fn publish(&mut self) {
+        if self.sender.publish()
+            && let Some(signal) = &self.signal
+        {
+            signal.ring();
+        }
+    }
+}
+
+/// A reactor's ends of the rings.
+pub(super) struct Links {
+    outgoing: Vec<RefCell<Outgoing>>,
+    incoming: RefCell<Vec<Receiver<Message>>>,
+    /// The rings with staged messages.
+    staged: RefCell<Vec<usize>>,
+    /// The ring to look at first in the next round.
+    next: Cell<usize>,
+    received: Cell<u64>,
+}
+
+/// Connects reactors, each with all; `signals` has one of each.
+pub(super) fn connect(signals: &[Arc<Signal>]) -> Vec<Links> {
+    let count = signals.len();
+    let mut incoming: Vec<Vec<Receiver<Message>>> =
+        (0..count).map(|_| Vec::with_capacity(count)).collect();
+    let mut outgoing = Vec::with_capacity(count);
+    for from in 0..count {
+        let mut row = Vec::with_capacity(count);
+        for (to, signal) in signals.iter().enumerate() {
+            let (sender, receiver) = ring(RING_CAPACITY);
+            incoming[to].push(receiver);
+            let signal = (from != to).then(|| Arc::clone(signal));
+            row.push(RefCell::new(Outgoing { sender, signal, listed: false }));
+        }
+        outgoing.push(row);
+    }
+    outgoing
+        .into_iter()
+        .zip(incoming)
+        .map(|(outgoing, incoming)| Links {
+            staged: RefCell::new(Vec::with_capacity(outgoing.len())),
+            outgoing,
+            incoming: RefCell::new(incoming),
+            next: Cell::new(0),
+            received: Cell::new(0),
+        })
+        .collect()
+}
+
+impl Links {
+    /// Stages a message; gives it back when the ring is full, or no reactor has this index.
+    #[inline]
+    pub(super) fn send(&self, to: usize, message: Message) -> Result<(), Message> {
+        let Some(outgoing) = self.outgoing.get(to) else { return Err(message) };
+        let mut outgoing = outgoing.borrow_mut();
+        if let Err(message) = outgoing.sender.push(message) {
+            // The receiver should see what there is, at least.
+            outgoing.publish();
+            return Err(message);
+        }
+        if !outgoing.listed {
+            outgoing.listed = true;
+            self.staged.borrow_mut().push(to);
+        }
+        if outgoing.sender.unpublished() >= PUBLISH_BATCH {
+            outgoing.publish();
+        }
+        Ok(())
+    }
+
+    /// Makes visible what was staged.
+    #[inline]
+    pub(super) fn publish(&self) {
+        let mut staged = self.staged.borrow_mut();
+        if staged.is_empty() {
+            return;
+        }
+        for &to in staged.iter() {
+            let mut outgoing = self.outgoing[to].borrow_mut();
+            outgoing.listed = false;
+            outgoing.publish();
+        }
+        staged.clear();
+    }
+
+    /// Runs what came in; how many messages.
+    #[inline]
+    pub(super) fn drain(&self, cx: &Context) -> usize {
+        let mut incoming = self.incoming.borrow_mut();
+        let rings = incoming.len();
+        let mut place = self.next.get();
+        let mut count = 0;
+        for _ in 0..rings.min(RINGS_PER_ROUND) {
+            count +=
+                incoming[place].drain(DRAIN_BATCH, |message| (message.function)(cx, message.words));
+            place = if place + 1 == rings { 0 } else { place + 1 };
+        }
+        if rings > RINGS_PER_ROUND {
+            self.next.set(place);
+        }
+        if count > 0 {
+            self.received.set(self.received.get() + count as u64);
+        }
+        count
+    }
+
+    /// Whether any ring holds a message for this reactor.
+    pub(super) fn has_incoming(&self) -> bool {
+        self.incoming.borrow().iter().any(|receiver| !receiver.is_empty())
+    }
+
+    /// Messages received since the start.
+    pub(super) fn received(&self) -> u64 {
+        self.received.get()
+    }
+}

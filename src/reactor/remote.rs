@@ -1,0 +1,75 @@
+//! The part of a reactor that other threads reach.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+
+use super::idle::{IdlePolicy, SharedPolicy};
+use super::mailbox::{Call, Mailbox};
+use super::sleep::Signal;
+
+pub(super) struct Remote {
+    pub(super) signal: Arc<Signal>,
+    pub(super) mailbox: Mailbox,
+    pub(super) policy: SharedPolicy,
+    pub(super) core: usize,
+    tid: AtomicU32,
+    closed: AtomicBool,
+}
+
+/// Why a call was not taken.
+pub(super) enum Refused {
+    /// The mailbox is full.
+    Full(Call),
+    /// The reactor has stopped.
+    Stopped,
+}
+
+impl Remote {
+    pub(super) fn new(core: usize, policy: IdlePolicy) -> Remote {
+        Remote {
+            signal: Arc::new(Signal::new()),
+            mailbox: Mailbox::new(),
+            policy: SharedPolicy::new(policy),
+            core,
+            tid: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Puts a call into the mailbox and sees to it that the reactor notices.
+    pub(super) fn post(&self, call: Call) -> Result<(), Refused> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Refused::Stopped);
+        }
+        self.mailbox.put(call).map_err(Refused::Full)?;
+        self.signal.ring();
+        // Either the reactor, which closes and then clears its mailbox, sees the call, or we see that
+        // it is closed: `ring` has a full fence, and so has `close`.
+        if self.closed.load(Ordering::Relaxed) {
+            self.mailbox.clear();
+            return Err(Refused::Stopped);
+        }
+        Ok(())
+    }
+
+    /// From here on calls are refused. The caller clears the mailbox.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    pub(super) fn set_policy(&self, policy: IdlePolicy) {
+        self.policy.set(policy);
+        // A sleeping reactor thinks it over.
+        self.signal.ring();
+    }
+
+    pub(super) fn set_tid(&self, tid: u32) {
+        self.tid.store(tid, Ordering::Relaxed);
+    }
+
+    /// The kernel's id of the reactor's thread.
+    pub(super) fn tid(&self) -> u32 {
+        self.tid.load(Ordering::Relaxed)
+    }
+}
