@@ -222,8 +222,7 @@ mod tests {
                 assert_eq!(kind.option(bare).map(|option| option.value), Some(Text), "{kind:?}");
             }
             for option in kind.options {
-                let flag_is_kind =
-                    option.value == Flag && Kind::find(option.key).is_some();
+                let flag_is_kind = option.value == Flag && Kind::find(option.key).is_some();
                 assert!(!flag_is_kind, "{kind:?}: the flag '{}' names a kind", option.key);
             }
             assert!(kind.children.min <= kind.children.max);
