@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use weft::reactor::{Activity, Context, Poller, Tsc};
 
 use crate::worker::{Drive, Round, Schedule, WorkerResult};
@@ -48,6 +50,24 @@ pub struct CoreResult {
     pub busy_ticks: u64,
     /// Ticks of all rounds while any of them measured.
     pub ticks: u64,
+    /// How much of that time the kernel let this thread have its core.
+    pub on_cpu: Duration,
+}
+
+impl CoreResult {
+    /// The part of the measured time in which the thread had its core, at most 1.
+    pub fn cpu_share(&self) -> f64 {
+        match self.ticks {
+            0 => 1.0,
+            ticks => (Tsc::ticks(self.on_cpu) as f64 / ticks as f64).min(1.0),
+        }
+    }
+}
+
+/// CPU time that this thread has had.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
 
 /// Where a core leaves its result.
@@ -87,6 +107,9 @@ pub struct Core {
     last_measuring: bool,
     busy_ticks: u64,
     ticks: u64,
+    /// CPU time when the measurement began, and spent in it.
+    cpu_from: Duration,
+    on_cpu: Duration,
 }
 
 impl Core {
@@ -111,6 +134,8 @@ impl Core {
             last_measuring: false,
             busy_ticks: 0,
             ticks: 0,
+            cpu_from: Duration::ZERO,
+            on_cpu: Duration::ZERO,
         }
     }
 
@@ -138,7 +163,23 @@ impl Core {
     fn finish(&mut self) {
         self.finished = true;
         let workers = self.seats.drain(..).map(|seat| seat.worker.finish()).collect();
-        self.outcome.leave(CoreResult { workers, busy_ticks: self.busy_ticks, ticks: self.ticks });
+        self.outcome.leave(CoreResult {
+            workers,
+            busy_ticks: self.busy_ticks,
+            ticks: self.ticks,
+            on_cpu: self.on_cpu,
+        });
+    }
+
+    /// The measurement begins or ends: the CPU's clock is read.
+    #[cold]
+    fn turn_clock(&mut self, measuring: bool) {
+        let now = thread_time();
+        if measuring {
+            self.cpu_from = now;
+        } else {
+            self.on_cpu += now.saturating_sub(self.cpu_from);
+        }
     }
 
     #[cold]
@@ -196,6 +237,9 @@ impl Poller for Core {
             }
         }
         self.last_busy = sum.busy;
+        if sum.measuring != self.last_measuring {
+            self.turn_clock(sum.measuring);
+        }
         self.last_measuring = sum.measuring;
         if sum.finished {
             self.finish();

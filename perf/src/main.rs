@@ -55,7 +55,7 @@ fn publish(arguments: &Arguments, run: &Run) -> weft::base::Result<()> {
             .map_err(|error| Error::os(format!("cannot write {}", path.display()), error))?;
     }
     if arguments.json {
-        println!("{:#}", report::json(run));
+        println!("{}", report::json(run));
     } else {
         print!("{}", report::text(run));
     }
