@@ -14,7 +14,7 @@ use super::queue::Queue;
 use super::range_lock::RangeLocks;
 use super::request::{Opcode, OpcodeSet};
 use super::stats::{ChannelStats, IoStat, ResetMode};
-use crate::base::{BlockCount, Geometry, Result, Uuid, limits};
+use crate::base::{BlockCount, BlockSize, Geometry, Result, Uuid, limits};
 use crate::reactor::{Context, Tsc};
 
 /// What a driver can take in one request. The channel splits or copies what goes beyond.
@@ -177,6 +177,8 @@ pub(super) struct Controls {
 /// A registered bdev. Shared by all reactors.
 pub struct Device {
     bdev: Arc<dyn Bdev>,
+    /// The driver's, at hand: every batch asks for it.
+    block_size: BlockSize,
     state: AtomicU8,
     /// Capacity in blocks; moves when the device is resized.
     blocks: AtomicU64,
@@ -221,12 +223,13 @@ impl Device {
     /// others find; this alone serves tests and tools.
     pub fn new(bdev: Arc<dyn Bdev>) -> Arc<Device> {
         let info = bdev.info();
+        let block_size = info.geometry.block_size;
         let blocks = AtomicU64::new(info.geometry.blocks.0);
-        let range_locks = info
-            .can_compare_then_write()
-            .then(|| Arc::new(RangeLocks::new(info.geometry.block_size)));
+        let range_locks =
+            info.can_compare_then_write().then(|| Arc::new(RangeLocks::new(block_size)));
         Arc::new(Device {
             bdev,
+            block_size,
             state: AtomicU8::new(DeviceState::Online as u8),
             blocks,
             generation: AtomicU32::new(0),
@@ -263,7 +266,7 @@ impl Device {
     #[inline]
     pub fn geometry(&self) -> Geometry {
         Geometry {
-            block_size: self.bdev.info().geometry.block_size,
+            block_size: self.block_size,
             blocks: BlockCount(self.blocks.load(Ordering::Relaxed)),
         }
     }
