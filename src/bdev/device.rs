@@ -20,11 +20,12 @@ use crate::reactor::{Context, Tsc};
 /// What a driver can take in one request. The channel splits or copies what goes beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoLimits {
-    /// Longest data transfer, in bytes.
+    /// Longest range, in bytes, with payload or without. At least a block.
     pub transfer_max: u32,
     /// Most segments in a payload.
     pub segments_max: u16,
-    /// Alignment of each segment's address and length, in bytes; a power of two.
+    /// Alignment of each segment's address, in bytes; a power of two, up to 2 MiB. Lengths are aligned to as
+    /// much, or to a block where that is less.
     pub memory_alignment: u32,
     /// No request may cross a multiple of this many blocks; 0 for no such boundary. A power of two.
     pub boundary: u32,
@@ -223,6 +224,13 @@ impl Device {
     /// others find; this alone serves tests and tools.
     pub fn new(bdev: Arc<dyn Bdev>) -> Arc<Device> {
         let info = bdev.info();
+        debug_assert!(
+            info.limits.memory_alignment.is_power_of_two()
+                && (info.limits.boundary == 0 || info.limits.boundary.is_power_of_two()),
+            "limits of '{}': {:?}",
+            info.name,
+            info.limits
+        );
         let block_size = info.geometry.block_size;
         let blocks = AtomicU64::new(info.geometry.blocks.0);
         let range_locks =
