@@ -30,7 +30,8 @@ pub(super) struct Place {
     pub run: u64,
 }
 
-/// How the blocks of a device are spread over its children. Asked only for blocks of the device.
+/// How the blocks of a device are spread over its children: in the order of the device on each child,
+/// without gaps. Asked only for blocks of the device.
 pub(super) trait Layout: Copy + Send + Sync + 'static {
     /// Where block `lba` lies.
     fn locate(&self, lba: u64) -> Place;

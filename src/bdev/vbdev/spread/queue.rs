@@ -262,12 +262,10 @@ impl<L: Layout> SpreadQueue<L> {
             let length = place.run.min(blocks);
             let bytes = length << self.block_shift;
             let count = pieces_of(segment, rest.clone(), bytes);
-            let share = &self.shares[place.child];
-            let follows = share.lba + u64::from(share.blocks) == place.lba;
-            let fits = share.segments as usize + count <= limits::SEGMENTS_MAX;
-            if !(follows && fits) {
+            if self.shares[place.child].segments as usize + count > limits::SEGMENTS_MAX {
                 self.finish_part(place.child, request, parent);
             }
+            // A range of the device is one of each child, so this piece follows the share's last one.
             let share = &mut self.shares[place.child];
             if share.blocks == 0 {
                 share.lba = place.lba;
