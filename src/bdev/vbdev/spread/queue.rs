@@ -11,14 +11,15 @@
 //!
 //! Everything is sized at open. A request for which parents, rows or arrays have no room is not taken.
 
-use super::Layout;
+use std::sync::Arc;
+
+use super::layout::Layout;
 use super::rows::Rows;
 use crate::base::{Lba, Result, Status, limits};
 use crate::bdev::request::{Completion, Completions, Opcode, Request, RequestFlags, Ticket};
 use crate::bdev::{Channel, Device, Queue};
 use crate::memory::Segment;
 use crate::reactor::{Activity, Context};
-use std::sync::Arc;
 
 /// The flags that keep a request from being handed on under its submitter's token.
 const RETOKENED: RequestFlags = RequestFlags::PART.with(RequestFlags::DETOUR);
