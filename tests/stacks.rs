@@ -28,6 +28,14 @@ fn run(
     Driver::new(&cx, &registry, built, depths).run(steps)
 }
 
+/// How many stacks a run tries: as many as `PROPTEST_CASES` says, or what takes some seconds.
+fn cases() -> u32 {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default().cases,
+        None => 64,
+    }
+}
+
 fn any_block_size() -> impl Strategy<Value = BlockSize> {
     prop_oneof![Just(BlockSize::B512), Just(BlockSize::B4096)]
 }
@@ -37,7 +45,13 @@ fn any_depths() -> impl Strategy<Value = Vec<u32>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        // A request that never completes takes its time to show, each time anew.
+        max_shrink_time: 60_000,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn a_healthy_stack_is_a_plain_device(

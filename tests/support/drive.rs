@@ -21,7 +21,7 @@ use super::model::{Model, conflict};
 use super::tree::Built;
 
 /// Longest that anything may take: a request that never completes is found by this.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One thing to do.
 #[derive(Clone, Debug)]
