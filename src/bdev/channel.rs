@@ -6,10 +6,10 @@ use super::detour::Detour;
 use super::device::Device;
 use super::fit::Fit;
 use super::histogram::Histogram;
-use super::qos::Direction;
 use super::queue::Queue;
 use super::request::{Completions, Opcode, OpcodeSet, Request};
 use super::stats::ChannelStats;
+use crate::base::{Error, ErrorKind, Result, limits};
 use crate::reactor::{Activity, Context};
 
 /// A reactor's queue on a [`Device`].
@@ -45,24 +45,49 @@ impl Drop for Entry {
     }
 }
 
+impl Device {
+    /// Opens a channel for the reactor of `cx`, on that reactor, with room for `depth` requests
+    /// outstanding.
+    ///
+    /// # Errors
+    /// `NoDevice` when the device is going away; `Invalid` for a depth of 0 or beyond
+    /// [`limits::QUEUE_DEPTH_MAX`]; whatever the driver says.
+    pub fn open_channel(self: &Arc<Self>, cx: &Context, depth: u32) -> Result<Channel> {
+        if depth == 0 || depth > limits::QUEUE_DEPTH_MAX {
+            return Err(Error::invalid(format!(
+                "queue depth {depth} (1 to {} is possible)",
+                limits::QUEUE_DEPTH_MAX
+            )));
+        }
+        if !self.is_online() {
+            return Err(Error::new(
+                ErrorKind::NoDevice,
+                format!("bdev '{}' is being removed", self.name()),
+            ));
+        }
+        let queue = self
+            .bdev()
+            .open_queue(cx, depth)
+            .map_err(|error| error.context(format_args!("open a queue on '{}'", self.name())))?;
+        let stats = self.channel_opened(cx.index());
+        let entry = Entry { device: Arc::clone(self), stats };
+        Ok(Channel::new(entry, queue, cx.clone(), depth))
+    }
+}
+
 impl Channel {
-    pub(super) fn new(
-        device: Arc<Device>,
-        queue: Box<dyn Queue>,
-        cx: Context,
-        depth: u32,
-        stats: Arc<ChannelStats>,
-    ) -> Channel {
+    fn new(entry: Entry, queue: Box<dyn Queue>, cx: Context, depth: u32) -> Channel {
+        let device = &entry.device;
         let mut channel = Channel {
             queue,
             cx,
             plain: Fit::new(device.info(), OpcodeSet::EMPTY),
-            detour: Detour::new(&device, depth),
+            detour: Detour::new(device, depth),
             generation: 0,
             extremes_epoch: 0,
             outstanding: 0,
             histogram: None,
-            entry: Entry { device, stats },
+            entry,
         };
         channel.follow_device();
         channel
@@ -101,21 +126,16 @@ impl Channel {
     #[cold]
     fn admit_plain(&mut self) {
         let device = &self.entry.device;
-        let mut opcodes = device.info().native;
-        if !device.is_online() || self.detour.is_resetting() {
-            opcodes = OpcodeSet::EMPTY;
-        }
-        if self.detour.is_limited() {
-            opcodes = opcodes.iter().filter(|&opcode| Direction::of(opcode).is_none()).collect();
-        }
-        self.plain = self.plain.with_opcodes(opcodes);
+        let native = if device.is_online() { device.info().native } else { OpcodeSet::EMPTY };
+        self.plain = self.plain.with_opcodes(self.detour.plain(native));
     }
 
     /// Takes a request that is not plain.
     #[cold]
     fn take_detour(&mut self, request: &Request) -> bool {
         let taken = self.detour.take(request, &self.entry.device);
-        if taken && request.opcode() == Opcode::Reset {
+        // A reset holds up all that come after it, and compare-and-write the writes.
+        if matches!(request.opcode(), Opcode::Reset | Opcode::CompareAndWrite) {
             self.admit_plain();
         }
         taken
@@ -123,9 +143,9 @@ impl Channel {
 
     /// Lets detoured requests go on. Returns whether the driver got any.
     fn run_detour(&mut self) -> bool {
-        let resetting = self.detour.is_resetting();
+        let held_up = self.detour.holds_up();
         let any = self.detour.run(&mut *self.queue, &self.cx, self.outstanding);
-        if resetting && !self.detour.is_resetting() {
+        if held_up != self.detour.holds_up() {
             self.admit_plain();
         }
         any
@@ -135,6 +155,7 @@ impl Channel {
     #[cold]
     fn poll_detour(&mut self, completions: &mut Completions, start: usize) -> Activity {
         self.detour.sift(completions, start);
+        self.detour.plain_done((completions.len() - start) as u32);
         let any = self.run_detour();
         self.detour.deliver(completions);
         match any {
@@ -168,9 +189,14 @@ impl Queue for Channel {
                 plain += 1;
             }
             if plain > 0 {
+                if !self.detour.plain_starts(plain as u32) {
+                    self.admit_plain();
+                    continue;
+                }
                 let accepted = self.queue.submit(&mut rest[..plain]);
                 taken += accepted;
                 if accepted < plain {
+                    self.detour.plain_done((plain - accepted) as u32);
                     break;
                 }
             } else if self.take_detour(&rest[0]) {
@@ -195,6 +221,8 @@ impl Queue for Channel {
         let mut activity = self.queue.poll(completions);
         if !self.detour.is_idle() {
             activity = activity.max(self.poll_detour(completions, start));
+        } else if completions.len() > start {
+            self.detour.plain_done((completions.len() - start) as u32);
         }
         let new = &completions.as_slice()[start..];
         if new.is_empty() {
@@ -212,3 +240,6 @@ impl Queue for Channel {
 
 // The opcode is compared by number in `OpcodeSet`.
 const _: () = assert!(Opcode::ALL.len() <= 16);
+
+#[cfg(test)]
+mod tests;

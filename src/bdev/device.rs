@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
-use super::channel::Channel;
-use super::detour;
 use super::histogram::{Histogram, HistogramData, HistogramLayout, HistogramOptions};
 use super::qos::{QosLimits, Throttle};
 use super::queue::Queue;
+use super::range_lock::RangeLocks;
 use super::request::{Opcode, OpcodeSet};
 use super::stats::{ChannelStats, IoStat, ResetMode};
-use crate::base::{BlockCount, Error, ErrorKind, Geometry, Result, Uuid, limits};
+use crate::base::{BlockCount, Geometry, Result, Uuid, limits};
 use crate::reactor::{Context, Tsc};
 
 /// What a driver can take in one request. The channel splits or copies what goes beyond.
@@ -79,6 +78,33 @@ impl Info {
             physical_block_size: geometry.block_size.bytes(),
             numa_node: None,
         }
+    }
+
+    /// The opcodes that the device serves: what its driver takes, and what channels make up for.
+    pub fn supported(&self) -> OpcodeSet {
+        let native = self.native;
+        let mut supported = native.with(Opcode::Reset);
+        if native.contains(Opcode::Write) || native.contains(Opcode::WriteZeroes) {
+            supported = supported.with(Opcode::Unmap);
+        }
+        if native.contains(Opcode::Write) {
+            supported = supported.with(Opcode::WriteZeroes);
+        }
+        if native.contains(Opcode::Read) {
+            supported = supported.with(Opcode::Compare);
+        }
+        if self.can_compare_then_write() {
+            supported = supported.with(Opcode::CompareAndWrite);
+        }
+        if !self.volatile_write_cache {
+            supported = supported.with(Opcode::Flush);
+        }
+        supported
+    }
+
+    /// Whether a read, a comparison and a write can stand in for compare-and-write.
+    fn can_compare_then_write(&self) -> bool {
+        self.native.contains(Opcode::Read) && self.native.contains(Opcode::Write)
     }
 }
 
@@ -158,6 +184,7 @@ pub struct Device {
     generation: AtomicU32,
     controls: Mutex<Controls>,
     channels: Mutex<Channels>,
+    range_locks: Option<Arc<RangeLocks>>,
 }
 
 #[derive(Default)]
@@ -193,7 +220,11 @@ impl Device {
     /// Wraps a bdev. Use [`Registry::register`](super::Registry::register) to give it a name that
     /// others find; this alone serves tests and tools.
     pub fn new(bdev: Arc<dyn Bdev>) -> Arc<Device> {
-        let blocks = AtomicU64::new(bdev.info().geometry.blocks.0);
+        let info = bdev.info();
+        let blocks = AtomicU64::new(info.geometry.blocks.0);
+        let range_locks = info
+            .can_compare_then_write()
+            .then(|| Arc::new(RangeLocks::new(info.geometry.block_size)));
         Arc::new(Device {
             bdev,
             state: AtomicU8::new(DeviceState::Online as u8),
@@ -201,6 +232,7 @@ impl Device {
             generation: AtomicU32::new(0),
             controls: Mutex::default(),
             channels: Mutex::default(),
+            range_locks,
         })
     }
 
@@ -276,30 +308,14 @@ impl Device {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Opens a channel for the reactor of `cx`, on that reactor, with room for `depth` requests
-    /// outstanding.
-    ///
-    /// # Errors
-    /// `NoDevice` when the device is going away; `Invalid` for a depth of 0 or beyond
-    /// [`limits::QUEUE_DEPTH_MAX`]; whatever the driver says.
-    pub fn open_channel(self: &Arc<Self>, cx: &Context, depth: u32) -> Result<Channel> {
-        if depth == 0 || depth > limits::QUEUE_DEPTH_MAX {
-            return Err(Error::invalid(format!(
-                "queue depth {depth} (1 to {} is possible)",
-                limits::QUEUE_DEPTH_MAX
-            )));
-        }
-        if self.state() != DeviceState::Online {
-            return Err(Error::new(
-                ErrorKind::NoDevice,
-                format!("bdev '{}' is being removed", self.name()),
-            ));
-        }
-        let queue = self
-            .bdev
-            .open_queue(cx, depth)
-            .map_err(|error| error.context(format_args!("open a queue on '{}'", self.name())))?;
-        let stats = Arc::new(ChannelStats::new(cx.index()));
+    /// Where channels keep ranges apart; `None` where no channel will have to.
+    pub(super) fn range_locks(&self) -> Option<&Arc<RangeLocks>> {
+        self.range_locks.as_ref()
+    }
+
+    /// Adds a channel of reactor `reactor` to the list. Its counters are read from now on.
+    pub(super) fn channel_opened(&self, reactor: usize) -> Arc<ChannelStats> {
+        let stats = Arc::new(ChannelStats::new(reactor));
         let controls = lock(&self.controls);
         let histogram =
             controls.histogram.map(|(layout, options)| Histogram::new(layout, options.opcodes));
@@ -308,8 +324,7 @@ impl Device {
             baseline: IoStat::default(),
             histogram: histogram.map(Arc::new),
         });
-        drop(controls);
-        Ok(Channel::new(Arc::clone(self), queue, cx.clone(), depth, stats))
+        stats
     }
 
     pub(super) fn channel_closed(&self, stats: &Arc<ChannelStats>) {
@@ -339,7 +354,7 @@ impl Device {
 
     /// The opcodes that it serves: what its driver takes, and what channels make up for.
     pub fn supported(&self) -> OpcodeSet {
-        detour::supported(self.info())
+        self.info().supported()
     }
 
     /// Whether it serves `opcode`, by itself or made up for.

@@ -13,9 +13,12 @@ mod fit;
 mod histogram;
 mod qos;
 mod queue;
+mod range_lock;
 mod registry;
 mod request;
 mod stats;
+#[cfg(test)]
+mod testing;
 
 pub mod leaf;
 pub mod vbdev;
@@ -25,6 +28,7 @@ pub use device::{Bdev, ConfigEntry, Device, DeviceState, Info, IoLimits};
 pub use histogram::{HistogramData, HistogramLayout, HistogramOptions};
 pub use qos::QosLimits;
 pub use queue::Queue;
+pub use range_lock::{Access, Level, RangeLock, RangeLocks};
 pub use registry::{Claim, Descriptor, Event, Registry, WeakRegistry};
 pub use request::{Completion, Completions, Opcode, OpcodeSet, Request, RequestFlags, Ticket};
 pub use stats::{ChannelStats, ClassStat, IoStat, OpClass, ResetMode};

@@ -1,5 +1,6 @@
 //! The state of one detoured request.
 
+use super::exclusion::Hold;
 use super::payload::Position;
 use super::plan::Plan;
 use crate::base::{Lba, Status};
@@ -63,10 +64,12 @@ pub(super) struct Job {
     pub(super) at: Position,
     /// Parts that are with the driver or on their way.
     pub(super) in_flight: u32,
+    /// Whether it is past all that it waits for before its first step.
+    pub(super) started: bool,
     /// Whether its index stands in a queue of the detour: it does not end before it is taken out.
     pub(super) queued: bool,
-    /// Whether it holds (or has asked for) the lock on its range.
-    pub(super) locked: bool,
+    /// What it has of the range lock.
+    pub(super) hold: Hold,
     /// The first failure.
     pub(super) status: Status,
 }
@@ -86,8 +89,9 @@ impl Job {
             left: request.ticket.blocks,
             at: Position::default(),
             in_flight: 0,
+            started: false,
             queued: false,
-            locked: false,
+            hold: Hold::None,
             status: Status::SUCCESS,
         }
     }
@@ -104,11 +108,6 @@ impl Job {
     pub(super) fn fail(&mut self, status: Status) {
         self.status = self.status.or(status);
         self.left = 0;
-    }
-
-    /// Whether any part of it was made.
-    pub(super) fn has_started(&self) -> bool {
-        self.in_flight > 0 || self.left != self.request.ticket.blocks
     }
 
     /// What its next step costs under rate limits: all of it, or one part of no more than `zero_bytes`

@@ -2,11 +2,11 @@
 //!
 //! Job: refuse with the precise status; split what is too long, crosses a boundary or has too many
 //! segments; copy what is misaligned; make up for opcodes that the driver lacks; hold back what exceeds the
-//! rate limits.
+//! rate limits; keep writes out of a range that compare-and-write is at.
 //!
 //! Each detoured request is a [`Job`] in a slab, and each request to the driver for a piece of it a part in
 //! another; both are sized when the channel opens, so nothing here allocates but pool buffers. A job
-//! passes through: the lanes (rate limits), the queue of runnable jobs, and parts in flight. It ends
+//! passes through: the lanes (rate limits), the range lock, the queue of runnable jobs, and parts in flight. It ends
 //! once, when nothing of it is in flight; the first failure is its status, and after one no more
 //! parts are made.
 //!
@@ -17,6 +17,7 @@
 //! Invariant: what the driver may still touch (segments of parts, their buffers, the zeros) lives until the
 //! driver has completed it; a channel drops its queue before its detour.
 
+mod exclusion;
 mod job;
 mod lanes;
 mod parts;
@@ -27,17 +28,17 @@ mod slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use exclusion::{Exclusion, Hold, Stage};
 use job::{Job, Work};
 use lanes::Lanes;
 use parts::{Parts, Refusal, ZERO_BYTES};
-pub(super) use plan::supported;
 use slab::Slab;
 
 use super::device::Device;
 use super::fit::Fit;
-use super::qos::{Cost, Throttle};
+use super::qos::{Cost, Direction, Throttle};
 use super::queue::Queue;
-use super::request::{Completion, Completions, Request, RequestFlags};
+use super::request::{Completion, Completions, OpcodeSet, Request, RequestFlags};
 use crate::base::{BlockCount, Status};
 use crate::reactor::{Context, Tsc};
 
@@ -46,8 +47,8 @@ const MARK: RequestFlags = RequestFlags::DETOUR;
 /// In a token of ours: names a job that is forwarded, not a part.
 const FORWARDED: u64 = 1 << 32;
 
-/// Fewest and most parts of all jobs of a channel in flight.
-const PARTS_MIN: u32 = 8;
+/// Most parts of all jobs of a channel in flight. Half of the channel's depth is less, as a rule: a request of
+/// thousands of parts leaves room for others in the driver's queue.
 const PARTS_MAX: u32 = 256;
 /// Parts that a job makes before the next job's turn.
 const PARTS_PER_TURN: u32 = 8;
@@ -61,6 +62,7 @@ pub(super) struct Detour {
     jobs: Slab<Job>,
     parts: Parts,
     lanes: Lanes,
+    exclusion: Exclusion,
     /// Jobs with parts to make, in the order of their turns.
     runnable: VecDeque<u32>,
     /// Made and not yet taken by the driver.
@@ -69,6 +71,14 @@ pub(super) struct Detour {
     done: VecDeque<Completion>,
     /// The reset that waits for all others.
     reset: Option<u32>,
+    closing: bool,
+}
+
+/// What keeps requests from being plain, for a while or for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HoldUp {
+    resetting: bool,
+    exclusion: Stage,
 }
 
 impl Detour {
@@ -76,7 +86,7 @@ impl Detour {
     pub(super) fn new(device: &Device, depth: u32) -> Detour {
         let info = device.info();
         let fit = Fit::new(info, info.native);
-        let parts = depth.clamp(PARTS_MIN, PARTS_MAX);
+        let parts = (depth / 2).clamp(1, PARTS_MAX);
         Detour {
             depth: depth as usize,
             block_shift: info.geometry.block_size.shift(),
@@ -84,10 +94,12 @@ impl Detour {
             jobs: Slab::new(depth as usize),
             parts: Parts::new(info, fit, parts),
             lanes: Lanes::new(depth as usize),
+            exclusion: Exclusion::new(device.range_locks(), depth),
             runnable: VecDeque::with_capacity(depth as usize),
             outbox: Vec::with_capacity((depth + parts) as usize),
             done: VecDeque::with_capacity(depth as usize),
             reset: None,
+            closing: false,
         }
     }
 
@@ -99,20 +111,47 @@ impl Detour {
 
     /// Whether something waits that only polling this channel will move on.
     pub(super) fn is_waiting(&self) -> bool {
-        !(self.lanes.is_empty()
-            && self.runnable.is_empty()
-            && self.outbox.is_empty()
-            && self.done.is_empty())
+        self.exclusion.is_waiting()
+            || !(self.lanes.is_empty()
+                && self.runnable.is_empty()
+                && self.outbox.is_empty()
+                && self.done.is_empty())
     }
 
-    /// Whether a reset waits for all requests before it: none may start after it.
-    pub(super) fn is_resetting(&self) -> bool {
-        self.reset.is_some()
+    /// What keeps requests from being plain now.
+    pub(super) fn holds_up(&self) -> HoldUp {
+        HoldUp { resetting: self.reset.is_some(), exclusion: self.exclusion.stage() }
+    }
+
+    /// Which of `opcodes` may go straight to the driver.
+    pub(super) fn plain(&self, opcodes: OpcodeSet) -> OpcodeSet {
+        if self.reset.is_some() {
+            // All that comes after a reset waits for it.
+            return OpcodeSet::EMPTY;
+        }
+        let opcodes = self.exclusion.plain(opcodes);
+        if self.lanes.is_limited() {
+            return opcodes.iter().filter(|&opcode| Direction::of(opcode).is_none()).collect();
+        }
+        opcodes
+    }
+
+    /// Told of `requests` plain ones before they start. When it returns false they may not, and what is
+    /// plain has changed.
+    #[inline]
+    pub(super) fn plain_starts(&mut self, requests: u32) -> bool {
+        self.exclusion.enter(requests)
+    }
+
+    /// Told of `requests` plain ones that have completed, or were not taken.
+    #[inline]
+    pub(super) fn plain_done(&mut self, requests: u32) {
+        self.exclusion.exit(requests);
     }
 
     /// Takes a request, unless there is no room. It starts with the next [`Detour::run`].
     pub(super) fn take(&mut self, request: &Request, device: &Device) -> bool {
-        if self.jobs.in_use() + self.done.len() >= self.depth || self.is_resetting() {
+        if self.jobs.in_use() + self.done.len() >= self.depth || self.reset.is_some() {
             return false;
         }
         let planned = if device.is_online() {
@@ -138,14 +177,9 @@ impl Detour {
                 self.jobs[index].queued = true;
                 self.lanes.push(direction, index);
             }
-            _ => self.start(index),
+            _ => self.admit(index),
         }
         true
-    }
-
-    /// Whether there are rate limits.
-    pub(super) fn is_limited(&self) -> bool {
-        self.lanes.is_limited()
     }
 
     /// Follows other rate limits.
@@ -156,21 +190,37 @@ impl Detour {
     /// Ends what waits to start, and lets the rest run to its end without limits. Called when the device
     /// goes.
     pub(super) fn close(&mut self) {
+        self.closing = true;
         self.lanes.set_throttle(None);
         while let Some(index) = self.lanes.pop(Tsc(0), |_| Cost::default()) {
-            let job = &mut self.jobs[index];
-            job.queued = false;
-            if job.has_started() {
-                self.start(index);
-            } else {
-                job.fail(Status::INVALID_NAMESPACE);
-                self.finish(index);
-            }
+            self.jobs[index].queued = false;
+            self.start(index);
         }
     }
 
+    /// Lets a job that the rate limits let through start, or wait for its range.
+    fn admit(&mut self, index: u32) {
+        let job = &mut self.jobs[index];
+        if job.hold == Hold::None {
+            let alone = job.work == Work::CompareThenWrite;
+            let (granted, hold) = self.exclusion.acquire(index, &job.request, alone);
+            job.hold = hold;
+            if !granted {
+                return;
+            }
+        }
+        self.start(index);
+    }
+
+    /// Lets a job that has its range go on.
     fn start(&mut self, index: u32) {
         let job = &mut self.jobs[index];
+        if self.closing && !job.started {
+            job.fail(Status::INVALID_NAMESPACE);
+            self.finish(index);
+            return;
+        }
+        job.started = true;
         if job.work != Work::Forward {
             job.queued = true;
             self.runnable.push_back(index);
@@ -188,6 +238,10 @@ impl Detour {
     /// Lets jobs go as far as they can now, and gives the driver what it has room for. `outstanding` is
     /// how many requests of the channel are. Returns whether the driver took anything.
     pub(super) fn run(&mut self, queue: &mut dyn Queue, cx: &Context, outstanding: u32) -> bool {
+        self.exclusion.poll();
+        while let Some(index) = self.exclusion.next_granted() {
+            self.start(index);
+        }
         if !self.lanes.is_empty() {
             self.run_lanes(cx.now());
         }
@@ -213,7 +267,7 @@ impl Detour {
             let next = self.lanes.pop(now, |index| jobs[index].cost(shift, ZERO_BYTES));
             let Some(index) = next else { return };
             self.jobs[index].queued = false;
-            self.start(index);
+            self.admit(index);
         }
     }
 
@@ -307,6 +361,7 @@ impl Detour {
     fn finish(&mut self, index: u32) {
         let job = &self.jobs[index];
         self.done.push_back(job.request.complete(job.status));
+        self.exclusion.release(index, job.hold);
         self.jobs.give_back(index);
     }
 

@@ -1,10 +1,10 @@
 //! What to do with a request that cannot go straight through: refuse it with the precise status, or
 //! serve it by other requests.
 
-use super::super::device::Info;
-use super::super::fit::Fit;
-use super::super::request::{Opcode, OpcodeSet, Request};
 use crate::base::{BlockCount, Geometry, Status, limits};
+use crate::bdev::device::Info;
+use crate::bdev::fit::Fit;
+use crate::bdev::request::{Opcode, Request, RequestFlags};
 
 /// How a request is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,28 +27,6 @@ pub(super) enum Plan {
     Reset,
 }
 
-/// The opcodes that a device serves: what its driver takes and what the channel makes up for.
-pub(in super::super) fn supported(info: &Info) -> OpcodeSet {
-    let native = info.native;
-    let mut supported = native.with(Opcode::Reset);
-    if native.contains(Opcode::Write) || native.contains(Opcode::WriteZeroes) {
-        supported = supported.with(Opcode::Unmap);
-    }
-    if native.contains(Opcode::Write) {
-        supported = supported.with(Opcode::WriteZeroes);
-    }
-    if native.contains(Opcode::Read) {
-        supported = supported.with(Opcode::Compare);
-        if native.contains(Opcode::Write) {
-            supported = supported.with(Opcode::CompareAndWrite);
-        }
-    }
-    if !info.volatile_write_cache {
-        supported = supported.with(Opcode::Flush);
-    }
-    supported
-}
-
 /// The plan for `request`. `fit` is the driver's, for the opcodes that it takes.
 pub(super) fn plan(request: &Request, info: &Info, geometry: Geometry, fit: &Fit) -> Plan {
     let opcode = request.opcode();
@@ -63,7 +41,7 @@ pub(super) fn plan(request: &Request, info: &Info, geometry: Geometry, fit: &Fit
         return Plan::End(Status::SUCCESS);
     }
     let mut unmarked = *request;
-    unmarked.ticket.flags = unmarked.ticket.flags.without(super::MARK);
+    unmarked.ticket.flags = unmarked.ticket.flags.without(RequestFlags::DETOUR);
     if fit.admits(&unmarked, geometry) {
         return Plan::Forward;
     }
@@ -86,7 +64,7 @@ pub(super) fn plan(request: &Request, info: &Info, geometry: Geometry, fit: &Fit
 /// What is wrong with a request, if anything.
 fn fault(request: &Request, info: &Info, geometry: Geometry) -> Option<Status> {
     let opcode = request.opcode();
-    if !supported(info).contains(opcode) {
+    if !info.supported().contains(opcode) {
         let read_only = opcode.is_write() && !info.native.contains(Opcode::Write);
         return Some(if read_only {
             Status::NAMESPACE_WRITE_PROTECTED

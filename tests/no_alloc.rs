@@ -1,0 +1,217 @@
+//! No layer allocates for an I/O: a counting global allocator around steady load.
+//!
+//! Each path runs a while first, since buffers are carved out of their pool, and slabs touched, when they are first
+//! used. A new layer adds a case.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use weft::base::{BlockCount, BlockSize, ByteCount, Geometry, Lba, Result};
+use weft::bdev::leaf::malloc::Malloc;
+use weft::bdev::leaf::null::Null;
+use weft::bdev::{
+    Bdev, Channel, Completions, Device, Info, IoLimits, Opcode, OpcodeSet, Queue, Request,
+};
+use weft::memory::{HugePages, PoolOptions, RegionId, Registry, Segment};
+use weft::reactor::Context;
+
+struct Counting;
+
+thread_local! {
+    /// Calls of this thread, which other tests do not disturb.
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // During the end of a thread there is nothing to count for.
+    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: everything goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const BLOCKS: u64 = 4096;
+const DEPTH: usize = 32;
+
+/// A bdev whose facts say that it can do less than it does.
+struct Restricted {
+    info: Info,
+    base: Arc<dyn Bdev>,
+}
+
+impl Bdev for Restricted {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn open_queue(&self, cx: &Context, depth: u32) -> Result<Box<dyn Queue>> {
+        self.base.open_queue(cx, depth)
+    }
+}
+
+fn geometry() -> Geometry {
+    Geometry::new(BlockSize::B512, BlockCount(BLOCKS)).expect("geometry")
+}
+
+fn malloc() -> Arc<dyn Bdev> {
+    Malloc::create("malloc", None, geometry(), HugePages::Never).expect("memory")
+}
+
+fn restricted(restrict: impl FnOnce(&mut Info)) -> Arc<dyn Bdev> {
+    let base = malloc();
+    let mut info = base.info().clone();
+    restrict(&mut info);
+    Arc::new(Restricted { info, base })
+}
+
+struct Load {
+    cx: Context,
+    channel: Channel,
+    memory: Vec<u8>,
+    completions: Completions,
+}
+
+impl Load {
+    fn new(bdev: Arc<dyn Bdev>) -> Load {
+        let pool = PoolOptions {
+            huge_pages: HugePages::Never,
+            grow: ByteCount(4 << 20),
+            max: ByteCount(32 << 20),
+        };
+        let cx = Context::detached(Registry::new(), pool);
+        let device = Device::new(bdev);
+        let channel = device.open_channel(&cx, DEPTH as u32).expect("channel");
+        let completions = Completions::with_capacity(DEPTH);
+        Load { cx, channel, memory: vec![0; DEPTH << 16], completions }
+    }
+
+    /// Runs `rounds` batches of `opcode` requests of `blocks` blocks, whose payload starts `skew` bytes beside
+    /// its place.
+    fn run(&mut self, opcode: Opcode, blocks: u32, skew: usize, rounds: usize) {
+        let start = self.memory.as_mut_ptr();
+        let start = start.wrapping_add(start.align_offset(4096));
+        let length = blocks as usize * 512 * opcode.payload_factor() as usize;
+        assert!((DEPTH - 1) * ((1 << 16) - 256) + 4096 + length <= self.memory.len());
+        let mut requests = [Request::bare(Opcode::Flush, Lba(0), 0, 0); DEPTH];
+        for round in 0..rounds {
+            for (slot, request) in requests.iter_mut().enumerate() {
+                let lba = Lba((round * 13 + slot * 101) as u64 % (BLOCKS - u64::from(blocks)));
+                let at = start.wrapping_add(slot * (1 << 15) + skew);
+                // SAFETY: `memory` outlives the request; that two comparisons share it does no harm.
+                let segment = unsafe {
+                    Segment::new(NonNull::new_unchecked(at), length as u32, RegionId::NONE)
+                };
+                *request = if length > 0 {
+                    Request::new(opcode, lba, blocks, segment, slot as u64)
+                } else {
+                    Request::bare(opcode, lba, blocks, slot as u64)
+                };
+            }
+            let mut submitted = 0;
+            let mut completed = 0;
+            while completed < DEPTH {
+                self.cx.turn();
+                submitted += self.channel.submit(&mut requests[submitted..]);
+                self.completions.clear();
+                self.channel.poll(&mut self.completions);
+                for completion in &self.completions {
+                    assert!(completion.status.is_success(), "{}", completion.status);
+                }
+                completed += self.completions.len();
+            }
+        }
+    }
+
+    fn allocations(&mut self, opcode: Opcode, blocks: u32, skew: usize) -> u64 {
+        self.run(opcode, blocks, skew, 20);
+        let before = CALLS.get();
+        self.run(opcode, blocks, skew, 100);
+        CALLS.get() - before
+    }
+}
+
+#[test]
+fn the_counter_counts() {
+    let before = CALLS.get();
+    drop(std::hint::black_box(vec![1]));
+    assert_eq!(CALLS.get() - before, 1);
+}
+
+#[test]
+fn plain_requests() {
+    let mut load = Load::new(Null::create("null", None, geometry()));
+    for opcode in [Opcode::Read, Opcode::Write, Opcode::Unmap, Opcode::WriteZeroes, Opcode::Flush] {
+        assert_eq!(load.allocations(opcode, 8, 0), 0, "{opcode:?} on null");
+    }
+    let mut load = Load::new(malloc());
+    for opcode in [Opcode::Read, Opcode::Write, Opcode::Unmap, Opcode::Flush, Opcode::Compare] {
+        // Comparisons succeed on zeros only.
+        load.memory.fill(0);
+        load.run(Opcode::WriteZeroes, 32, 0, 1000);
+        assert_eq!(load.allocations(opcode, 8, 0), 0, "{opcode:?} on malloc");
+    }
+}
+
+#[test]
+fn requests_that_are_split() {
+    let mut load = Load::new(restricted(|info| {
+        info.limits = IoLimits { transfer_max: 1024, boundary: 4, ..IoLimits::NONE };
+    }));
+    for opcode in [Opcode::Read, Opcode::Write, Opcode::Unmap, Opcode::WriteZeroes] {
+        assert_eq!(load.allocations(opcode, 16, 0), 0, "{opcode:?}");
+    }
+}
+
+#[test]
+fn requests_that_are_copied() {
+    let mut load = Load::new(restricted(|info| info.limits.memory_alignment = 512));
+    for opcode in [Opcode::Read, Opcode::Write] {
+        assert_eq!(load.allocations(opcode, 16, 1), 0, "{opcode:?}");
+    }
+}
+
+#[test]
+fn requests_that_are_made_up_for() {
+    let mut load = Load::new(restricted(|info| info.native = OpcodeSet::READ_WRITE));
+    // All zeros stay zeros: comparisons succeed.
+    let opcodes = [
+        Opcode::WriteZeroes,
+        Opcode::Unmap,
+        Opcode::Compare,
+        Opcode::CompareAndWrite,
+        Opcode::Flush,
+    ];
+    for opcode in opcodes {
+        assert_eq!(load.allocations(opcode, 16, 0), 0, "{opcode:?}");
+    }
+    // Writes take locks from now on.
+    assert_eq!(load.allocations(Opcode::Write, 16, 0), 0);
+}
