@@ -163,16 +163,12 @@ impl Core {
     fn finish(&mut self) {
         self.finished = true;
         let workers = self.seats.drain(..).map(|seat| seat.worker.finish()).collect();
-<<<<<<< HEAD
         self.outcome.leave(CoreResult {
             workers,
             busy_ticks: self.busy_ticks,
             ticks: self.ticks,
             on_cpu: self.on_cpu,
         });
-=======
-        self.outcome.leave(CoreResult { workers, busy_ticks: self.busy_ticks, ticks: self.ticks });
->>>>>>> main
     }
 
     /// The measurement begins or ends: the CPU's clock is read.
