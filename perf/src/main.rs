@@ -4,6 +4,8 @@
 //! core, with a `load` to ask for), driven on pinned reactors (`session`, `core`), and told about
 //! (`measure`, `report`). docs/perf-tool.md is the manual.
 
+#[cfg(test)]
+mod allocations;
 mod arguments;
 mod core;
 mod crew;
