@@ -14,3 +14,7 @@ pub mod reactor;
 pub mod bdev;
 
 pub mod load;
+
+pub mod rpc;
+
+pub mod daemon;

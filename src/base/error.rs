@@ -64,6 +64,29 @@ impl ErrorKind {
     }
 }
 
+impl ErrorKind {
+    /// The kind that has this errno (positive); an errno that no kind has is an I/O error.
+    pub fn from_errno(errno: i32) -> ErrorKind {
+        const ALL: [ErrorKind; 14] = [
+            ErrorKind::NoDevice,
+            ErrorKind::NotFound,
+            ErrorKind::Exists,
+            ErrorKind::Busy,
+            ErrorKind::NotPermitted,
+            ErrorKind::AccessDenied,
+            ErrorKind::Invalid,
+            ErrorKind::Unsupported,
+            ErrorKind::NoMemory,
+            ErrorKind::NoSpace,
+            ErrorKind::Corrupt,
+            ErrorKind::TimedOut,
+            ErrorKind::Canceled,
+            ErrorKind::Io,
+        ];
+        ALL.into_iter().find(|kind| kind.errno() == errno).unwrap_or(ErrorKind::Io)
+    }
+}
+
 /// An error of control work.
 pub struct Error(Box<Inner>);
 

@@ -39,6 +39,8 @@ pub const RPC_REQUEST_SIZE_MAX: usize = 4 << 20;
 pub const RPC_REQUEST_DEPTH_MAX: usize = 64;
 /// Most requests of one RPC client in flight; further bytes stay in the socket.
 pub const RPC_REQUESTS_IN_FLIGHT_MAX: usize = 1024;
+/// Answers, in bytes, that one RPC client may leave unread before nothing more is read from it.
+pub const RPC_ANSWERS_PENDING_MAX: usize = 1 << 20;
 /// Most RPC clients at once.
 pub const RPC_CLIENTS_MAX: usize = 128;
 

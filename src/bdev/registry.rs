@@ -3,7 +3,7 @@
 //! Control work only, owned by the control reactor (the process's first) and never shared between
 //! threads: no locks. The I/O path never comes here.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
@@ -78,6 +78,7 @@ struct Inner {
     order: RefCell<Vec<String>>,
     next_opener: RefCell<u64>,
     examiners: RefCell<Vec<Examiner>>,
+    auto_examine: Cell<bool>,
     examinations: RefCell<usize>,
     notifications: RefCell<(u64, VecDeque<Notification>)>,
 }
@@ -133,6 +134,7 @@ impl Registry {
             order: RefCell::default(),
             next_opener: RefCell::default(),
             examiners: RefCell::default(),
+            auto_examine: Cell::new(true),
             examinations: RefCell::default(),
             notifications: RefCell::default(),
         }))
@@ -174,7 +176,9 @@ impl Registry {
         self.0.entries.borrow_mut().insert(name.clone(), entry);
         self.0.order.borrow_mut().push(name.clone());
         self.notify("bdev_register", &name);
-        self.examine(&device);
+        if self.0.auto_examine.get() {
+            self.examine(&device);
+        }
         Ok(device)
     }
 
@@ -314,6 +318,11 @@ impl Registry {
     /// Lets `examiner` look at every device that is registered from now on, for labels of its own.
     pub fn add_examiner(&self, examiner: impl Fn(Arc<Device>) -> Examination + 'static) {
         self.0.examiners.borrow_mut().push(Rc::new(examiner));
+    }
+
+    /// Whether each new device is examined by itself, or only when [`Registry::examine`] is called.
+    pub fn set_auto_examine(&self, on: bool) {
+        self.0.auto_examine.set(on);
     }
 
     /// Lets the examiners look at `device` (again).

@@ -1,0 +1,194 @@
+//! The life of the daemon: what starts after what, and what stops before what.
+//!
+//! Start: lock and socket (so that a second daemon fails at once), reactors, signals, options from
+//! the configuration, devices from the configuration, RPC, readiness. Clients that connect early wait in
+//! the socket's backlog until the daemon is ready; with `--wait-for-rpc`, RPC comes first. Stop:
+//! no more requests, those under way finish, devices go from the top of the stack down, the socket
+//! and the lock go, reactors stop.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_lite::FutureExt;
+
+use super::config::Config;
+use super::log::Control;
+use super::notify::notify;
+use super::options::Options;
+use crate::base::{Error, Result};
+use crate::bdev;
+use crate::bdev::vbdev::linear::LinearKind;
+use crate::bdev::vbdev::stripe::StripeKind;
+use crate::bdev::vbdev::{Raids, WaitingList};
+use crate::memory::PoolOptions;
+use crate::reactor::{self, Context, ReactorOptions, Reactors, ShutdownSignals};
+use crate::rpc::{BdevOptions, Framework, Listener, RaidOptions, Server, Services, methods};
+
+/// How long the stop waits for requests that are under way.
+const REQUESTS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the stop waits for one device to let go of what it has outstanding.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
+/// A poller that runs longer than this is named in the log.
+const HOG_LIMIT: Duration = Duration::from_millis(10);
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// When it cannot start: the socket is taken, the configuration does not work, cores are not to be
+/// had.
+pub fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    if let Some(directory) = &options.state_dir {
+        make_private(directory)?;
+    }
+    let config = match options.config_file()? {
+        Some(path) => Config::read(&path)?,
+        None => Config::default(),
+    };
+    let listener = Listener::bind(&options.socket())?;
+    let pool = PoolOptions { huge_pages: options.huge_pages.into(), ..PoolOptions::default() };
+    let reactors = ReactorOptions {
+        cores: options.cores()?,
+        idle: options.idle.into(),
+        hog_limit: HOG_LIMIT,
+        pool,
+    };
+    let options = options.clone();
+    reactor::run(reactors, async move |cx: Context, reactors: Reactors| {
+        let daemon = Daemon::new(cx, reactors, &options);
+        daemon.live(&options, &config, listener, start).await
+    })?
+}
+
+fn make_private(directory: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| Error::os(format!("make the directory {}", directory.display()), error))
+}
+
+struct Daemon {
+    cx: Context,
+    services: Rc<Services>,
+    begin: RefCell<Option<futures_channel::oneshot::Receiver<()>>>,
+}
+
+impl Daemon {
+    fn new(cx: Context, reactors: Reactors, options: &Options) -> Daemon {
+        let (framework, begin) = Framework::new();
+        let bdevs = bdev::Registry::new(&cx);
+        let raids = Raids::new(&bdevs);
+        raids.add_kind(Rc::new(StripeKind));
+        raids.add_kind(Rc::new(LinearKind));
+        let services = Rc::new(Services {
+            cx: cx.clone(),
+            reactors,
+            waiting: WaitingList::new(&bdevs),
+            raids,
+            raid_options: Cell::new(RaidOptions::default()),
+            bdevs,
+            framework,
+            log: Box::new(Control),
+            method_names: methods::names,
+            huge_pages: options.huge_pages.into(),
+            bdev_options: RefCell::new(BdevOptions::default()),
+        });
+        Daemon { cx, services, begin: RefCell::new(Some(begin)) }
+    }
+
+    async fn live(
+        &self,
+        options: &Options,
+        config: &Config,
+        listener: Listener,
+        start: Instant,
+    ) -> Result<()> {
+        let _signals = ShutdownSignals::install(&self.cx, &self.services.reactors)?;
+        let ended = self.services.reactors.shutdown_requested();
+        let path = listener.path().to_owned();
+        let mut listener = Some(listener);
+        let mut server = None;
+        let mut serve = || match listener.take() {
+            Some(listener) => {
+                server = Some(Server::start(Rc::clone(&self.services), listener)?);
+                Ok(())
+            }
+            None => Ok(()),
+        };
+        if options.wait_for_rpc {
+            serve()?;
+            tracing::info!(socket = %path.display(), "waiting for framework_start_init");
+            notify("READY=1\nSTATUS=Waiting for framework_start_init");
+        } else {
+            self.services.framework.begin().map_err(|error| Error::invalid(error.to_string()))?;
+        }
+        let ended_early = async {
+            self.services.reactors.shutdown_requested().await;
+            Ok(false)
+        };
+        let initialized = async { self.initialize(config).await.map(|()| true) };
+        let outcome = match initialized.or(ended_early).await {
+            Ok(true) => {
+                serve()?;
+                tracing::info!(
+                    socket = %path.display(),
+                    devices = self.services.bdevs.list().len(),
+                    ready_ms = start.elapsed().as_millis() as u64,
+                    "serving"
+                );
+                notify("READY=1\nSTATUS=Serving");
+                ended.await;
+                Ok(())
+            }
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        tracing::info!("stopping");
+        notify("STOPPING=1\nSTATUS=Stopping");
+        self.stop(server).await;
+        outcome
+    }
+
+    async fn initialize(&self, config: &Config) -> Result<()> {
+        let begin = self.begin.borrow_mut().take();
+        if let Some(begin) = begin {
+            // The framework lives as long as `self`.
+            begin.await.ok();
+        }
+        let outcome = self.load(config).await;
+        self.services.framework.finish(&outcome);
+        outcome
+    }
+
+    async fn load(&self, config: &Config) -> Result<()> {
+        config.apply(&self.services, false).await?;
+        self.services.framework.load();
+        config.apply(&self.services, true).await?;
+        self.services.bdevs.wait_for_examine().await;
+        Ok(())
+    }
+
+    async fn stop(&self, server: Option<Server>) {
+        if let Some(server) = server {
+            server.stop(REQUESTS_PATIENCE).await;
+        }
+        // What stands on others was made after them.
+        for device in self.services.bdevs.list().into_iter().rev() {
+            if self.services.bdevs.find(device.name()).is_none() {
+                // It went with one above it.
+                continue;
+            }
+            let gone = async { self.services.bdevs.unregister(device.name()).await };
+            let late = async {
+                self.cx.sleep(DEVICE_PATIENCE).await;
+                Err(Error::new(crate::base::ErrorKind::TimedOut, "it is still in use"))
+            };
+            if let Err(error) = gone.or(late).await {
+                tracing::warn!("removing bdev '{}': {error}", device.name());
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The daemon: options, configuration, the order of start and stop, and the wiring of all layers.
+//!
+//! Nothing imports this module but `weftd` itself.
+
+mod config;
+mod lifecycle;
+mod log;
+mod notify;
+mod options;
+
+pub use lifecycle::run;
+pub use log::start as start_log;
+pub use options::Options;

@@ -1,0 +1,156 @@
+//! The command line of `weftd`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use crate::base::{Error, Result};
+use crate::memory;
+use crate::reactor::{CoreList, IdlePolicy};
+use crate::rpc::{LogLevel, default_socket};
+
+/// Software-defined shared NVMe in user space: the service, one per host.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "weftd", version)]
+pub struct Options {
+    /// Cores to run on, one reactor each: a mask (0x3) or a list ([0,2-3]) [default: the first
+    /// core that the process may run on]
+    #[arg(short = 'm', long, value_name = "CORES")]
+    pub cpumask: Option<CoreList>,
+
+    /// Unix socket to serve JSON-RPC on [default: weft.sock in the state directory if one is given;
+    /// else $WEFT_SOCKET; else $XDG_RUNTIME_DIR/weft.sock for users other than root; else
+    /// /var/tmp/weft.sock]
+    #[arg(short = 'r', long, value_name = "PATH")]
+    pub rpc_socket: Option<PathBuf>,
+
+    /// Configuration to start with, as save_config writes it [default: config.json in the state
+    /// directory if there is one]
+    #[arg(short = 'c', long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Directory for the daemon's own files; made if it is not there
+    #[arg(long, value_name = "DIRECTORY")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Least severe log records to write
+    #[arg(short = 'L', long, value_name = "LEVEL", default_value = "notice", ignore_case = true)]
+    pub log_level: LogLevelName,
+
+    /// Whether to take memory in huge pages
+    #[arg(long, value_name = "POLICY", default_value = "try")]
+    pub huge_pages: HugePages,
+
+    /// What reactors do when there is nothing to do: poll on, or sleep until something comes
+    #[arg(long, value_name = "POLICY", default_value = "adaptive")]
+    pub idle: Idle,
+
+    /// Wait for the RPC framework_start_init before making devices
+    #[arg(long)]
+    pub wait_for_rpc: bool,
+}
+
+/// SPDK's names of log levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevelName {
+    /// Errors only
+    Error,
+    /// And warnings
+    Warning,
+    /// And what is worth knowing
+    Notice,
+    /// And what is being done
+    Info,
+    /// And all details
+    Debug,
+}
+
+/// Where memory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HugePages {
+    /// Huge pages if there are some
+    Try,
+    /// Huge pages or nothing
+    Require,
+    /// Ordinary pages
+    Never,
+}
+
+/// What to do with nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Idle {
+    /// Never sleep
+    Poll,
+    /// Sleep until something comes
+    Adaptive,
+}
+
+impl From<LogLevelName> for LogLevel {
+    fn from(name: LogLevelName) -> LogLevel {
+        match name {
+            LogLevelName::Error => LogLevel::Error,
+            LogLevelName::Warning => LogLevel::Warning,
+            LogLevelName::Notice => LogLevel::Notice,
+            LogLevelName::Info => LogLevel::Info,
+            LogLevelName::Debug => LogLevel::Debug,
+        }
+    }
+}
+
+impl From<HugePages> for memory::HugePages {
+    fn from(policy: HugePages) -> memory::HugePages {
+        match policy {
+            HugePages::Try => memory::HugePages::Try,
+            HugePages::Require => memory::HugePages::Require,
+            HugePages::Never => memory::HugePages::Never,
+        }
+    }
+}
+
+impl From<Idle> for IdlePolicy {
+    fn from(policy: Idle) -> IdlePolicy {
+        match policy {
+            Idle::Poll => IdlePolicy::Poll,
+            Idle::Adaptive => IdlePolicy::Adaptive,
+        }
+    }
+}
+
+impl Options {
+    /// The cores to run on.
+    ///
+    /// # Errors
+    /// When the process may not run on them.
+    pub fn cores(&self) -> Result<CoreList> {
+        match &self.cpumask {
+            Some(cores) => Ok(cores.clone()),
+            None => CoreList::first_allowed(),
+        }
+    }
+
+    /// The socket to serve.
+    pub fn socket(&self) -> PathBuf {
+        match (&self.rpc_socket, &self.state_dir) {
+            (Some(socket), _) => socket.clone(),
+            (None, Some(directory)) => directory.join("weft.sock"),
+            (None, None) => default_socket(),
+        }
+    }
+
+    /// The configuration to load, if there is any.
+    ///
+    /// # Errors
+    /// When the system does not tell whether there is one.
+    pub fn config_file(&self) -> Result<Option<PathBuf>> {
+        if self.config.is_some() {
+            return Ok(self.config.clone());
+        }
+        let Some(directory) = &self.state_dir else { return Ok(None) };
+        let path = directory.join("config.json");
+        match std::fs::metadata(&path) {
+            Ok(_) => Ok(Some(path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::os(format!("look at {}", path.display()), error)),
+        }
+    }
+}
