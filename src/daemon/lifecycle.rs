@@ -7,6 +7,7 @@
 //! and the lock go, reactors stop.
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use crate::bdev;
 use crate::bdev::vbdev::linear::LinearKind;
 use crate::bdev::vbdev::stripe::StripeKind;
 use crate::bdev::vbdev::{Raids, WaitingList};
-use crate::memory::PoolOptions;
+use crate::memory::{HugePages, PoolOptions};
 use crate::reactor::{self, Context, ReactorOptions, Reactors, ShutdownSignals};
 use crate::rpc::{BdevOptions, Framework, Listener, RaidOptions, Server, Services, methods};
 
@@ -56,9 +57,27 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let options = options.clone();
     reactor::run(reactors, async move |cx: Context, reactors: Reactors| {
-        let daemon = Daemon::new(cx, reactors, &options);
+        let daemon = Daemon::new(cx, reactors, options.huge_pages.into());
         daemon.live(&options, &config, listener, start).await
     })?
+}
+
+/// Makes the devices of the configuration at `path` in this process, without a socket: for tools that
+/// drive them. They are in the registry of the services, and go with it.
+///
+/// # Errors
+/// As [`run`] with this configuration.
+pub async fn load_devices(
+    cx: &Context,
+    reactors: &Reactors,
+    path: &Path,
+    huge_pages: HugePages,
+) -> Result<Rc<Services>> {
+    let config = Config::read(path)?;
+    let daemon = Daemon::new(cx.clone(), reactors.clone(), huge_pages);
+    daemon.services.framework.begin().map_err(|error| Error::invalid(error.to_string()))?;
+    daemon.initialize(&config).await?;
+    Ok(daemon.services)
 }
 
 fn make_private(directory: &std::path::Path) -> Result<()> {
@@ -77,7 +96,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(cx: Context, reactors: Reactors, options: &Options) -> Daemon {
+    fn new(cx: Context, reactors: Reactors, huge_pages: HugePages) -> Daemon {
         let (framework, begin) = Framework::new();
         let bdevs = bdev::Registry::new(&cx);
         let raids = Raids::new(&bdevs);
@@ -93,7 +112,7 @@ impl Daemon {
             framework,
             log: Box::new(Control),
             method_names: methods::names,
-            huge_pages: options.huge_pages.into(),
+            huge_pages,
             bdev_options: RefCell::new(BdevOptions::default()),
         });
         Daemon { cx, services, begin: RefCell::new(Some(begin)) }
