@@ -20,6 +20,11 @@ pub struct Arguments {
     #[arg(long = "bdev", value_name = "SPEC")]
     pub bdevs: Vec<String>,
 
+    /// Make the devices of this configuration (SPDK's JSON form, as save_config writes it) and drive
+    /// those that no other stands on
+    #[arg(short = 'c', long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// Cores to run on, one worker each per job and device: a mask (0x3) or a list ([0,1-3])
     /// [default: the first core allowed]
     #[arg(short = 'm', long = "cores", value_name = "CORES")]
@@ -110,7 +115,7 @@ pub struct JobArguments {
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Job")]
     pub fua: bool,
 
-    /// Only on this device: its name, or its number among the --bdev, from 0; repeat for several
+    /// Only on this device: its name, or its number in the report, from 0; repeat for several
     #[arg(long = "device", value_name = "DEVICE", help_heading = "Job")]
     pub devices: Vec<String>,
 
@@ -305,6 +310,12 @@ impl Arguments {
             .after_help("--help lists the kinds of bdev and their options, -h is brief.");
         let matches = command.get_matches();
         Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Where the devices come from, for reports.
+    pub fn sources(&self) -> Vec<String> {
+        let config = self.config.iter().map(|path| format!("configuration {}", path.display()));
+        config.chain(self.bdevs.iter().cloned()).collect()
     }
 
     /// The plan.

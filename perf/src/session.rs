@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use weft::base::{ByteCount, Error, Result};
 use weft::bdev::{Claim, Descriptor, Device, Registry};
+use weft::daemon::load_devices;
 use weft::memory::PoolOptions;
 use weft::reactor::{
     Context, CoreList, IdlePolicy, PollerId, ReactorOptions, Reactors, ShutdownSignals, Tsc,
@@ -33,9 +34,9 @@ const HOG_LIMIT: Duration = Duration::from_secs(10);
 /// What keeps the run from starting. Failed I/O is no error here but a figure.
 pub fn run(arguments: &Arguments) -> Result<Run> {
     let plan = arguments.plan()?;
-    if arguments.bdevs.is_empty() {
+    if arguments.bdevs.is_empty() && arguments.config.is_none() {
         return Err(Error::invalid(
-            "there is no device to drive: give --bdev, such as --bdev malloc:size=512M",
+            "there is no device to drive: give --bdev, such as --bdev malloc:size=512M, or --config",
         ));
     }
     let specs = arguments
@@ -75,7 +76,16 @@ struct Session<'a> {
 impl Session<'_> {
     async fn run(&self, plan: RunPlan, nodes: &[Node]) -> Result<Run> {
         let _signals = ShutdownSignals::install(&self.cx, &self.reactors)?;
-        let registry = Registry::new(&self.cx);
+        let huge_pages = self.arguments.huge_pages.into();
+        // The services of a configuration own its raids: they stay until the devices are gone.
+        let services = match &self.arguments.config {
+            Some(path) => Some(load_devices(&self.cx, &self.reactors, path, huge_pages).await?),
+            None => None,
+        };
+        let registry = match &services {
+            Some(services) => services.bdevs.clone(),
+            None => Registry::new(&self.cx),
+        };
         let result = self.run_with(&registry, plan, nodes).await;
         // Orderly, so that what keeps state on its bases can close it.
         for device in registry.list().iter().rev() {
@@ -87,15 +97,31 @@ impl Session<'_> {
         result
     }
 
-    async fn run_with(&self, registry: &Registry, plan: RunPlan, nodes: &[Node]) -> Result<Run> {
+    /// The devices to drive: of the configuration, those that no other stands on; then each `--bdev`.
+    fn devices(&self, registry: &Registry, nodes: &[Node]) -> Result<Vec<Arc<Device>>> {
+        let mut devices = registry.list();
+        devices.retain(|device| registry.claimed_by(device.name()).is_none());
         let builder = Builder::new(registry.clone(), self.arguments.huge_pages.into());
-        let devices = nodes.iter().map(|node| builder.build(node)).collect::<Result<Vec<_>>>()?;
+        for node in nodes {
+            devices.push(builder.build(node)?);
+        }
+        match &self.arguments.config {
+            Some(path) if devices.is_empty() => Err(Error::invalid(format!(
+                "the configuration {} makes no device to drive",
+                path.display()
+            ))),
+            _ => Ok(devices),
+        }
+    }
+
+    async fn run_with(&self, registry: &Registry, plan: RunPlan, nodes: &[Node]) -> Result<Run> {
+        let devices = self.devices(registry, nodes)?;
         let drain = Tsc::ticks(self.arguments.drain);
         let seats = seats(&plan, &devices, self.reactors.len(), drain)?;
         let _open = open(registry, &plan, &devices)?;
         let tool = self.calibrate(&seats[0]).await?;
         let mut run = Run {
-            specs: self.arguments.bdevs.clone(),
+            specs: self.arguments.sources(),
             host: self.host.clone(),
             devices: devices.iter().map(|device| facts(device)).collect(),
             cores: self.cores.cores().to_vec(),

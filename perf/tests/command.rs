@@ -122,6 +122,29 @@ fn stacks_run() {
 }
 
 #[test]
+fn a_configuration_gives_the_devices() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let config = r#"{"subsystems": [{"subsystem": "bdev", "config": [
+        {"method": "bdev_malloc_create",
+         "params": {"name": "m0", "num_blocks": 4096, "block_size": 512}},
+        {"method": "bdev_malloc_create",
+         "params": {"name": "m1", "num_blocks": 4096, "block_size": 512}},
+        {"method": "bdev_raid_create", "params": {"name": "r0", "raid_level": "raid0",
+         "strip_size_kb": 4, "base_bdevs": ["m0", "m1"]}}]}]}"#;
+    std::fs::write(file.path(), config).unwrap();
+    let path = file.path().to_str().unwrap();
+    let report = json(&["--config", path, "-w", "verify", "--bdev", "malloc:size=1M"], 0);
+    let devices = report["devices"].as_array().unwrap();
+    let names: Vec<&str> = devices.iter().map(|device| device["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["r0", "Malloc0"]);
+    assert_eq!(report["jobs"][0]["verify"]["checked"], 8192 + 256);
+    std::fs::write(file.path(), "{\"subsystems\": [{\"subsystem\": \"bdev\"}]}").unwrap();
+    let refused = perf(&["--config", path]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("makes no device"));
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_with_a_reason() {
     for (line, why) in [
         (&["-t", "1"][..], "no device to drive"),

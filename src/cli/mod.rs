@@ -1,6 +1,7 @@
 //! The `weft` command line: readable commands over JSON-RPC, and any method by name.
 
 mod bdev;
+mod dd;
 mod iostat;
 mod output;
 mod quickstart;
@@ -43,6 +44,7 @@ enum Command {
     Bdev(bdev::BdevCommand),
     #[command(subcommand)]
     Raid(raid::RaidCommand),
+    Dd(dd::DdCommand),
     Iostat(iostat::IostatCommand),
     #[command(subcommand)]
     Reactor(reactor::ReactorCommand),
@@ -78,6 +80,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Rpc(command) => command.run(&mut session),
         Command::Bdev(command) => command.run(&mut session),
         Command::Raid(command) => command.run(&mut session),
+        Command::Dd(command) => command.run(),
         Command::Iostat(command) => command.run(&mut session),
         Command::Reactor(command) => command.run(&mut session),
         Command::Completion { shell } => {

@@ -7,6 +7,7 @@
 //! and the lock go, reactors stop.
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::bdev::vbdev::linear::LinearKind;
 use crate::bdev::vbdev::stripe::StripeKind;
 use crate::bdev::vbdev::{Raids, WaitingList};
 use crate::load::Loads;
-use crate::memory::PoolOptions;
+use crate::memory::{HugePages, PoolOptions};
 use crate::reactor::{self, Context, ReactorOptions, Reactors, ShutdownSignals};
 use crate::rpc::{BdevOptions, Framework, Listener, RaidOptions, Server, Services, methods};
 
@@ -57,12 +58,30 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let options = options.clone();
     reactor::run(reactors, async move |cx: Context, reactors: Reactors| {
-        let daemon = Daemon::new(cx, reactors, &options);
+        let daemon = Daemon::new(cx, reactors, options.huge_pages.into());
         daemon.live(&options, &config, listener, start).await
     })?
 }
 
-fn make_private(directory: &std::path::Path) -> Result<()> {
+/// Makes the devices of the configuration at `path` in this process, without a socket: for tools that
+/// drive them. They are in the registry of the services; [`remove_devices`] ends their use in order.
+///
+/// # Errors
+/// As [`run`] with this configuration.
+pub async fn load_devices(
+    cx: &Context,
+    reactors: &Reactors,
+    path: &Path,
+    huge_pages: HugePages,
+) -> Result<Rc<Services>> {
+    let config = Config::read(path)?;
+    let daemon = Daemon::new(cx.clone(), reactors.clone(), huge_pages);
+    daemon.services.framework.begin().map_err(|error| Error::invalid(error.to_string()))?;
+    daemon.initialize(&config).await?;
+    Ok(daemon.services)
+}
+
+fn make_private(directory: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -78,7 +97,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(cx: Context, reactors: Reactors, options: &Options) -> Daemon {
+    fn new(cx: Context, reactors: Reactors, huge_pages: HugePages) -> Daemon {
         let (framework, begin) = Framework::new();
         let bdevs = bdev::Registry::new(&cx);
         let raids = Raids::new(&bdevs);
@@ -95,7 +114,7 @@ impl Daemon {
             framework,
             log: Box::new(Control),
             method_names: methods::names,
-            huge_pages: options.huge_pages.into(),
+            huge_pages,
             bdev_options: RefCell::new(BdevOptions::default()),
         });
         Daemon { cx, services, begin: RefCell::new(Some(begin)) }
@@ -177,20 +196,26 @@ impl Daemon {
         if let Some(server) = server {
             server.stop(REQUESTS_PATIENCE).await;
         }
-        // What stands on others was made after them.
-        for device in self.services.bdevs.list().into_iter().rev() {
-            if self.services.bdevs.find(device.name()).is_none() {
-                // It went with one above it.
-                continue;
-            }
-            let gone = async { self.services.bdevs.unregister(device.name()).await };
-            let late = async {
-                self.cx.sleep(DEVICE_PATIENCE).await;
-                Err(Error::new(crate::base::ErrorKind::TimedOut, "it is still in use"))
-            };
-            if let Err(error) = gone.or(late).await {
-                tracing::warn!("removing bdev '{}': {error}", device.name());
-            }
+        remove_devices(&self.services).await;
+    }
+}
+
+/// Removes all devices, those on top before those below, so that what they keep on disk says that they were
+/// left in order. A device that does not let go of what it has outstanding is named in the log and left.
+pub async fn remove_devices(services: &Services) {
+    // What stands on others was made after them.
+    for device in services.bdevs.list().into_iter().rev() {
+        if services.bdevs.find(device.name()).is_none() {
+            // It went with one above it.
+            continue;
+        }
+        let gone = async { services.bdevs.unregister(device.name()).await };
+        let late = async {
+            services.cx.sleep(DEVICE_PATIENCE).await;
+            Err(Error::new(crate::base::ErrorKind::TimedOut, "it is still in use"))
+        };
+        if let Err(error) = gone.or(late).await {
+            tracing::warn!("removing bdev '{}': {error}", device.name());
         }
     }
 }

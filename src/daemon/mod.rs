@@ -1,6 +1,7 @@
 //! The daemon: options, configuration, the order of start and stop, and the wiring of all layers.
 //!
-//! Nothing imports this module but `weftd` itself.
+//! Nothing imports this module but `weftd` itself, and tools that want the devices of a configuration
+//! without the daemon.
 
 mod config;
 mod lifecycle;
@@ -8,6 +9,6 @@ mod log;
 mod notify;
 mod options;
 
-pub use lifecycle::run;
+pub use lifecycle::{load_devices, remove_devices, run};
 pub use log::start as start_log;
 pub use options::Options;
