@@ -4,6 +4,8 @@
 //! core, with a `load` to ask for), driven on pinned reactors (`session`, `core`), and told about
 //! (`measure`, `report`). docs/perf-tool.md is the manual.
 
+#[cfg(test)]
+mod allocations;
 mod arguments;
 mod core;
 mod crew;
@@ -55,7 +57,7 @@ fn publish(arguments: &Arguments, run: &Run) -> weft::base::Result<()> {
             .map_err(|error| Error::os(format!("cannot write {}", path.display()), error))?;
     }
     if arguments.json {
-        println!("{:#}", report::json(run));
+        println!("{}", report::json(run));
     } else {
         print!("{}", report::text(run));
     }

@@ -38,14 +38,17 @@ pub fn run(arguments: &Arguments) -> Result<Run> {
             "there is no device to drive: give --bdev, such as --bdev malloc:size=512M",
         ));
     }
-    let specs = arguments.bdevs.iter().map(|spec| {
-        parse(spec).map_err(|error| Error::invalid(format!("--bdev: {error}")))
-    });
+    let specs = arguments
+        .bdevs
+        .iter()
+        .map(|spec| parse(spec).map_err(|error| Error::invalid(format!("--bdev: {error}"))));
     let nodes = specs.collect::<Result<Vec<_>>>()?;
     let cores = match &arguments.cores {
         Some(text) => text.parse::<CoreList>().map_err(|error| error.context("-m"))?,
         None => CoreList::first_allowed()?,
     };
+    // Before the thread is pinned and sees one processor only.
+    let host = Host::read(Tsc::rate());
     let options = ReactorOptions {
         idle: IdlePolicy::Poll,
         hog_limit: HOG_LIMIT,
@@ -57,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<Run> {
         ..ReactorOptions::new(cores.clone())
     };
     weft::reactor::run(options, async |cx, reactors| {
-        Session { cx, reactors, arguments, cores }.run(plan, &nodes).await
+        Session { cx, reactors, arguments, cores, host }.run(plan, &nodes).await
     })?
 }
 
@@ -66,6 +69,7 @@ struct Session<'a> {
     reactors: Reactors,
     arguments: &'a Arguments,
     cores: CoreList,
+    host: Host,
 }
 
 impl Session<'_> {
@@ -92,10 +96,10 @@ impl Session<'_> {
         let tool = self.calibrate(&seats[0]).await?;
         let mut run = Run {
             specs: self.arguments.bdevs.clone(),
-            host: Host::read(Tsc::rate()),
+            host: self.host.clone(),
             devices: devices.iter().map(|device| facts(device)).collect(),
             cores: self.cores.cores().to_vec(),
-            core_ticks: Vec::new(),
+            core_times: Vec::new(),
             workers: Vec::new(),
             tool,
             interrupted: false,
@@ -105,8 +109,7 @@ impl Session<'_> {
             warmup: Tsc::ticks(run.plan.warmup),
             duration: Tsc::ticks(run.plan.duration),
             period: Tsc::ticks(
-                (run.plan.duration / 100)
-                    .clamp(Duration::from_millis(10), Duration::from_secs(1)),
+                (run.plan.duration / 100).clamp(Duration::from_millis(10), Duration::from_secs(1)),
             ),
         };
         let progress = seats.iter().flatten().map(|seat| Arc::clone(&seat.progress)).collect();
@@ -136,10 +139,9 @@ impl Session<'_> {
         let line = ProgressLine::new(Vec::new(), true);
         let results = self.drive(vec![vec![seat]], Seat::calibration, timing, line).await?;
         let result = results.first();
-        let ops: u64 =
-            result.map_or(0, |core| core.workers.iter().map(|w| w.measure.ops()).sum());
-        let busy = result.map_or(0, |core| core.busy_ticks);
-        let cycles_per_io = busy as f64 / ops.max(1) as f64;
+        let ops: u64 = result.map_or(0, |core| core.workers.iter().map(|w| w.measure.ops()).sum());
+        let busy = result.map_or(0.0, |core| core.busy_ticks as f64 * core.cpu_share());
+        let cycles_per_io = busy / ops.max(1) as f64;
         Ok(ToolCost { cycles_per_io, ns_per_io: cycles_per_io / Tsc::rate() as f64 * 1e9 })
     }
 

@@ -5,8 +5,10 @@
 mod exercise;
 pub mod random;
 mod stamp;
+mod table;
 mod transfer;
 
 pub use exercise::{Exercise, ExercisePlan, Mode, Progress, Snapshot};
 pub use stamp::{Field, Mismatch, Stamp};
+pub use table::{LoadStatus, Loads};
 pub use transfer::{Transfer, Way};

@@ -35,10 +35,11 @@ pub fn render(run: &Run) -> Value {
     object.insert("devices".into(), devices.collect());
     let cores = run.cores.iter().enumerate().map(|(index, core)| {
         let (group, sum) = run.core(index);
-        let (busy, ticks) = run.core_ticks[index];
+        let time = run.core_times[index];
         let mut object = Map::new();
         object.insert("core".into(), json!(core));
-        object.insert("busy".into(), json!(busy as f64 / ticks.max(1) as f64));
+        object.insert("busy".into(), json!(time.busy));
+        object.insert("cpu_share".into(), json!(time.cpu_share));
         object.extend(figures(&sum));
         object.extend(by_class(run, &group));
         Value::Object(object)

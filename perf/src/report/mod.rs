@@ -56,6 +56,17 @@ pub struct ToolCost {
     pub cycles_per_io: f64,
 }
 
+/// Where the time of a core went while it measured.
+#[derive(Clone, Copy, Debug)]
+pub struct CoreTime {
+    /// Part of the time in which it was busy.
+    pub busy: f64,
+    /// Part of the time in which the kernel let us have it.
+    pub cpu_share: f64,
+    /// TSC cycles in which it was busy, without those that the kernel gave to others.
+    pub busy_cycles: f64,
+}
+
 /// A finished run.
 #[derive(Debug)]
 pub struct Run {
@@ -69,8 +80,8 @@ pub struct Run {
     pub devices: Vec<DeviceFacts>,
     /// Numbers of the cores used.
     pub cores: Vec<usize>,
-    /// By core: busy ticks and all ticks while measuring.
-    pub core_ticks: Vec<(u64, u64)>,
+    /// By core.
+    pub core_times: Vec<CoreTime>,
     /// All workers.
     pub workers: Vec<WorkerRecord>,
     /// The tool's own cost.
@@ -195,8 +206,8 @@ impl Run {
         let group = Group::of(self.workers.iter());
         let mut figures = group.figures(self.rate());
         // Cores know what their rounds cost as a whole; workers only their own part.
-        let busy: u64 = self.core_ticks.iter().map(|(busy, _)| busy).sum();
-        figures.cycles_per_io = (figures.ops > 0).then(|| busy as f64 / figures.ops as f64);
+        let busy: f64 = self.core_times.iter().map(|time| time.busy_cycles).sum();
+        figures.cycles_per_io = (figures.ops > 0).then(|| busy / figures.ops as f64);
         (group, figures)
     }
 
@@ -213,8 +224,8 @@ impl Run {
     /// The workers of one core.
     pub fn core(&self, core: usize) -> (Group, Figures) {
         let (group, mut figures) = self.group(|worker| worker.core == core);
-        let (busy, _) = self.core_ticks[core];
-        figures.cycles_per_io = (figures.ops > 0).then(|| busy as f64 / figures.ops as f64);
+        let busy = self.core_times[core].busy_cycles;
+        figures.cycles_per_io = (figures.ops > 0).then(|| busy / figures.ops as f64);
         (group, figures)
     }
 
@@ -262,8 +273,14 @@ impl Run {
 
     /// Adds what a core left behind; its workers ran the jobs and devices of `seats`, in order.
     pub fn add_core(&mut self, core: usize, result: CoreResult, seats: &[(usize, usize)]) {
-        self.core_ticks.push((result.busy_ticks, result.ticks));
-        for (&(job, device), result) in seats.iter().zip(result.workers) {
+        let cpu_share = result.cpu_share();
+        self.core_times.push(CoreTime {
+            busy: result.busy_ticks as f64 / result.ticks.max(1) as f64,
+            cpu_share,
+            busy_cycles: result.busy_ticks as f64 * cpu_share,
+        });
+        for (&(job, device), mut result) in seats.iter().zip(result.workers) {
+            result.busy_ticks = (result.busy_ticks as f64 * cpu_share) as u64;
             let block_shift = self.devices[device].block_size.trailing_zeros();
             self.workers.push(WorkerRecord { job, device, core, block_shift, result });
         }

@@ -7,6 +7,9 @@ use super::{Figures, Latency, Run, status_text};
 use crate::measure::Class;
 use crate::plan::{JobPlan, Workload};
 
+/// With less of its core than this a figure is no good.
+const CPU_SHARE_MIN: f64 = 0.95;
+
 /// The report, several lines.
 pub fn render(run: &Run) -> String {
     let mut text = String::new();
@@ -82,8 +85,10 @@ fn figures_table(run: &Run) -> String {
     let mut rows = vec![header];
     let (group, total) = run.total();
     rows.push(row("total".into(), &total, true));
-    let classes: Vec<Class> =
-        Class::ALL.into_iter().filter(|&class| group.measure.classes[class as usize].ops > 0).collect();
+    let classes: Vec<Class> = Class::ALL
+        .into_iter()
+        .filter(|&class| group.measure.classes[class as usize].ops > 0)
+        .collect();
     if classes.len() > 1 {
         for class in classes {
             let figures = group.class(class, run.rate());
@@ -111,6 +116,15 @@ fn notes(run: &Run) -> String {
         number(run.tool.ns_per_io),
         number(run.tool.cycles_per_io)
     );
+    for (core, time) in run.cores.iter().zip(&run.core_times) {
+        if time.cpu_share < CPU_SHARE_MIN {
+            text.push_str(&format!(
+                "core {core} was ours for {:.0} % of the time only: others ran on it, and IOPS and \
+                 latencies are worse than the devices are\n",
+                time.cpu_share * 100.0
+            ));
+        }
+    }
     for (status, count) in &run.total().0.measure.errors {
         text.push_str(&format!("errors: {count} × {}\n", status_text(*status)));
     }

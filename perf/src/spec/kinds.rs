@@ -85,7 +85,7 @@ const fn children(min: usize, max: usize) -> Children {
     Children { min, max }
 }
 
-use ValueKind::{Flag, Number, Size, Text};
+use ValueKind::*;
 
 const NAME: OptionKind = option("name", Text, "kind and a number");
 
@@ -200,7 +200,7 @@ pub fn help() -> String {
             let bare = kind.bare == Some(option.key);
             options.push(match option.value {
                 _ if bare => option.key.to_uppercase(),
-                ValueKind::Flag => option.key.into(),
+                Flag => option.key.into(),
                 _ => format!("{}={}", option.key, option.default),
             });
         }
@@ -222,8 +222,7 @@ mod tests {
                 assert_eq!(kind.option(bare).map(|option| option.value), Some(Text), "{kind:?}");
             }
             for option in kind.options {
-                let flag_is_kind =
-                    option.value == ValueKind::Flag && Kind::find(option.key).is_some();
+                let flag_is_kind = option.value == Flag && Kind::find(option.key).is_some();
                 assert!(!flag_is_kind, "{kind:?}: the flag '{}' names a kind", option.key);
             }
             assert!(kind.children.min <= kind.children.max);

@@ -105,7 +105,7 @@ pub(super) fn gather(request: &Request, from: Position, bytes: usize, buffer: &m
         let target = &mut target[done..done + length];
         // SAFETY: the segment's invariant makes `length` bytes readable until the request completes;
         // a pool buffer that we own overlaps no payload.
-        unsafe { copy::copy(piece.address(), target.as_mut_ptr(), length, std::ptr::null()) };
+        unsafe { copy::copy(piece.address(), target.as_mut_ptr(), length) };
         done += length;
         if done == bytes {
             break;
@@ -122,7 +122,7 @@ pub(super) fn scatter(request: &Request, to: Position, bytes: usize, buffer: &Bu
         let length = (piece.len() as usize).min(bytes - done);
         let source = &source[done..done + length];
         // SAFETY: as in `gather`; the request is a read, so its memory is ours to write.
-        unsafe { copy::copy(source.as_ptr(), piece.address(), length, std::ptr::null()) };
+        unsafe { copy::copy(source.as_ptr(), piece.address(), length) };
         done += length;
         if done == bytes {
             break;
