@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::base::Result;
+use crate::daemon;
 use output::Format;
 use session::Session;
 
@@ -34,6 +35,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the service in the foreground: the same as weftd
+    Daemon(daemon::Options),
     Quickstart(quickstart::QuickstartCommand),
     Rpc(rpc::RpcCommand),
     #[command(subcommand)]
@@ -67,6 +70,10 @@ fn run(cli: Cli) -> Result<()> {
     let socket = cli.socket.unwrap_or_else(crate::rpc::default_socket);
     let mut session = Session::new(socket, format);
     match cli.command {
+        Command::Daemon(options) => {
+            daemon::start_log(options.log_level.into());
+            daemon::run(&options)
+        }
         Command::Quickstart(command) => command.run(),
         Command::Rpc(command) => command.run(&mut session),
         Command::Bdev(command) => command.run(&mut session),

@@ -86,7 +86,13 @@ pub fn short_count(count: f64) -> String {
         c if c >= 999.5 => (c / 1e3, "k"),
         c => return format!("{c:.0}"),
     };
-    let decimals = if scaled >= 99.95 { 0 } else if scaled >= 9.995 { 1 } else { 2 };
+    let decimals = if scaled >= 99.95 {
+        0
+    } else if scaled >= 9.995 {
+        1
+    } else {
+        2
+    };
     format!("{scaled:.decimals$}{unit}")
 }
 

@@ -21,6 +21,7 @@ use crate::bdev;
 use crate::bdev::vbdev::linear::LinearKind;
 use crate::bdev::vbdev::stripe::StripeKind;
 use crate::bdev::vbdev::{Raids, WaitingList};
+use crate::load::Loads;
 use crate::memory::PoolOptions;
 use crate::reactor::{self, Context, ReactorOptions, Reactors, ShutdownSignals};
 use crate::rpc::{BdevOptions, Framework, Listener, RaidOptions, Server, Services, methods};
@@ -85,6 +86,7 @@ impl Daemon {
         raids.add_kind(Rc::new(LinearKind));
         let services = Rc::new(Services {
             cx: cx.clone(),
+            loads: Loads::new(&bdevs, &reactors),
             reactors,
             waiting: WaitingList::new(&bdevs),
             raids,
