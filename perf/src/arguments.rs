@@ -300,9 +300,9 @@ impl JobArguments {
 impl Arguments {
     /// Reads the command line; ends the process on `--help` or what clap refuses.
     pub fn from_command_line() -> Arguments {
-        let command = Arguments::command().after_long_help(spec::help()).after_help(
-            "--help lists the kinds of bdev and their options, -h is brief.",
-        );
+        let command = Arguments::command()
+            .after_long_help(spec::help())
+            .after_help("--help lists the kinds of bdev and their options, -h is brief.");
         let matches = command.get_matches();
         Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
@@ -362,7 +362,8 @@ mod tests {
 
     #[test]
     fn the_line_for_scripts_reads() {
-        let line = "--bdev malloc:size=512M,block=4096 -q 32 -o 4096 -w randread -t 5 -m 0x2 --json";
+        let line =
+            "--bdev malloc:size=512M,block=4096 -q 32 -o 4096 -w randread -t 5 -m 0x2 --json";
         let plan = plan(line).unwrap();
         assert_eq!(plan.duration, Duration::from_secs(5));
         let job = &plan.jobs[0];
@@ -373,8 +374,15 @@ mod tests {
     #[test]
     fn jobs_take_what_they_leave_out_from_outside() {
         let words = [
-            "weft-perf", "-q", "4", "--seed", "9", "--job", "log: -w write -o 64K --rate 10K",
-            "--job", "scan: -w read -q 128",
+            "weft-perf",
+            "-q",
+            "4",
+            "--seed",
+            "9",
+            "--job",
+            "log: -w write -o 64K --rate 10K",
+            "--job",
+            "scan: -w read -q 128",
         ];
         let plan = Arguments::try_parse_from(words).unwrap().plan().unwrap();
         let [log, scan] = &plan.jobs[..] else { panic!("{plan:?}") };
@@ -387,7 +395,10 @@ mod tests {
     fn verify_runs_once_or_as_long_as_told() {
         assert_eq!(plan("-w verify").unwrap().jobs[0].verify.passes, Passes::Count(1));
         assert_eq!(plan("-w verify -t 3").unwrap().jobs[0].verify.passes, Passes::Timed);
-        assert_eq!(plan("-w verify -t 3 --passes 2").unwrap().jobs[0].verify.passes, Passes::Count(2));
+        assert_eq!(
+            plan("-w verify -t 3 --passes 2").unwrap().jobs[0].verify.passes,
+            Passes::Count(2)
+        );
     }
 
     #[test]

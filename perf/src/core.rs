@@ -138,11 +138,7 @@ impl Core {
     fn finish(&mut self) {
         self.finished = true;
         let workers = self.seats.drain(..).map(|seat| seat.worker.finish()).collect();
-        self.outcome.leave(CoreResult {
-            workers,
-            busy_ticks: self.busy_ticks,
-            ticks: self.ticks,
-        });
+        self.outcome.leave(CoreResult { workers, busy_ticks: self.busy_ticks, ticks: self.ticks });
     }
 
     #[cold]

@@ -102,8 +102,7 @@ impl Seat {
         if self.plan.workload == Workload::Verify {
             let can_flush = self.target.info().native.contains(Opcode::Flush);
             let block_size = self.target.geometry().block_size;
-            let load =
-                VerifyLoad::new(&self.plan, block_size, self.extent, self.part, can_flush);
+            let load = VerifyLoad::new(&self.plan, block_size, self.extent, self.part, can_flush);
             self.seated(cx, channel, load)
         } else {
             let load = self.generator();

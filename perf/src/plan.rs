@@ -218,9 +218,8 @@ impl Extent {
     /// Slice `part` of `parts` of this extent, cut at multiples of `unit` blocks. May be empty.
     pub fn slice(self, part: u64, parts: u64, unit: u64) -> Extent {
         let units = self.blocks.0.div_ceil(unit);
-        let cut = |part: u64| {
-            (u128::from(units) * u128::from(part) / u128::from(parts)) as u64 * unit
-        };
+        let cut =
+            |part: u64| (u128::from(units) * u128::from(part) / u128::from(parts)) as u64 * unit;
         let (from, to) = (cut(part), cut(part + 1).min(self.blocks.0));
         Extent { start: self.start + BlockCount(from), blocks: BlockCount(to.saturating_sub(from)) }
     }

@@ -38,9 +38,10 @@ pub fn run(arguments: &Arguments) -> Result<Run> {
             "there is no device to drive: give --bdev, such as --bdev malloc:size=512M",
         ));
     }
-    let specs = arguments.bdevs.iter().map(|spec| {
-        parse(spec).map_err(|error| Error::invalid(format!("--bdev: {error}")))
-    });
+    let specs = arguments
+        .bdevs
+        .iter()
+        .map(|spec| parse(spec).map_err(|error| Error::invalid(format!("--bdev: {error}"))));
     let nodes = specs.collect::<Result<Vec<_>>>()?;
     let cores = match &arguments.cores {
         Some(text) => text.parse::<CoreList>().map_err(|error| error.context("-m"))?,
@@ -105,8 +106,7 @@ impl Session<'_> {
             warmup: Tsc::ticks(run.plan.warmup),
             duration: Tsc::ticks(run.plan.duration),
             period: Tsc::ticks(
-                (run.plan.duration / 100)
-                    .clamp(Duration::from_millis(10), Duration::from_secs(1)),
+                (run.plan.duration / 100).clamp(Duration::from_millis(10), Duration::from_secs(1)),
             ),
         };
         let progress = seats.iter().flatten().map(|seat| Arc::clone(&seat.progress)).collect();
@@ -136,8 +136,7 @@ impl Session<'_> {
         let line = ProgressLine::new(Vec::new(), true);
         let results = self.drive(vec![vec![seat]], Seat::calibration, timing, line).await?;
         let result = results.first();
-        let ops: u64 =
-            result.map_or(0, |core| core.workers.iter().map(|w| w.measure.ops()).sum());
+        let ops: u64 = result.map_or(0, |core| core.workers.iter().map(|w| w.measure.ops()).sum());
         let busy = result.map_or(0, |core| core.busy_ticks);
         let cycles_per_io = busy as f64 / ops.max(1) as f64;
         Ok(ToolCost { cycles_per_io, ns_per_io: cycles_per_io / Tsc::rate() as f64 * 1e9 })

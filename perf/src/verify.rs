@@ -93,9 +93,7 @@ impl VerifyLoad {
     ) -> VerifyLoad {
         let unit = job.sizes.largest() >> block_size.shift();
         let positions = extent.blocks.0.div_ceil(unit);
-        let cut = |part: u64| {
-            (u128::from(positions) * u128::from(part) / u128::from(parts)) as u64
-        };
+        let cut = |part: u64| (u128::from(positions) * u128::from(part) / u128::from(parts)) as u64;
         let order = match job.offsets {
             Offsets::Sequential => None,
             _ => Some(Permutation::new(positions, job.seed)),
@@ -196,12 +194,9 @@ impl Load for VerifyLoad {
                 }
                 shape
             }
-            Phase::Flush => Shape {
-                opcode: Opcode::Flush,
-                flags: RequestFlags::NONE,
-                lba: Lba(0),
-                blocks: 0,
-            },
+            Phase::Flush => {
+                Shape { opcode: Opcode::Flush, flags: RequestFlags::NONE, lba: Lba(0), blocks: 0 }
+            }
             Phase::Read => self.shape(Opcode::Read, self.next),
             Phase::End => return Next::End,
         };

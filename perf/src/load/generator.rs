@@ -28,7 +28,10 @@ pub struct Generator {
 
 enum Pattern {
     /// Next block, and the end, both from the start of the extent.
-    Sequential { cursor: u64, end: u64 },
+    Sequential {
+        cursor: u64,
+        end: u64,
+    },
     Uniform,
     Zipf,
     /// The opcode names no blocks.

@@ -82,8 +82,10 @@ fn figures_table(run: &Run) -> String {
     let mut rows = vec![header];
     let (group, total) = run.total();
     rows.push(row("total".into(), &total, true));
-    let classes: Vec<Class> =
-        Class::ALL.into_iter().filter(|&class| group.measure.classes[class as usize].ops > 0).collect();
+    let classes: Vec<Class> = Class::ALL
+        .into_iter()
+        .filter(|&class| group.measure.classes[class as usize].ops > 0)
+        .collect();
     if classes.len() > 1 {
         for class in classes {
             let figures = group.class(class, run.rate());

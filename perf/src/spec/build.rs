@@ -111,11 +111,7 @@ fn raid_spec(builder: &Builder, node: &Node, level: RaidLevel, bases: &[Arc<Devi
     }
 }
 
-pub(super) fn stripe(
-    builder: &Builder,
-    node: &Node,
-    bases: &[Arc<Device>],
-) -> Result<Arc<Device>> {
+pub(super) fn stripe(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Result<Arc<Device>> {
     let mut spec = raid_spec(builder, node, RaidLevel::Raid0, bases);
     let unit = node.size("unit").unwrap_or(64 << 10);
     if !unit.is_multiple_of(1024) || unit == 0 {
@@ -126,11 +122,7 @@ pub(super) fn stripe(
     stripe::create(&builder.registry, spec)
 }
 
-pub(super) fn linear(
-    builder: &Builder,
-    node: &Node,
-    bases: &[Arc<Device>],
-) -> Result<Arc<Device>> {
+pub(super) fn linear(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Result<Arc<Device>> {
     linear::create(&builder.registry, raid_spec(builder, node, RaidLevel::Concat, bases))
 }
 

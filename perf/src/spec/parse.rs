@@ -80,7 +80,9 @@ pub fn parse(text: &str) -> Result<Node, SpecError> {
     parser.skip_space();
     match parser.peek() {
         None => Ok(node),
-        Some(',') => Err(parser.fault("one --bdev makes one device; give --bdev again for another")),
+        Some(',') => {
+            Err(parser.fault("one --bdev makes one device; give --bdev again for another"))
+        }
         Some(other) => Err(parser.fault(format!("expected the end, not '{other}'"))),
     }
 }
@@ -171,10 +173,8 @@ impl<'a> Parser<'a> {
                 (1, 1) => format!("one bdev: {name}(A)"),
                 (min, max) => format!("{min} to {max} bdevs: {name}(A,B)"),
             };
-            return Err(self.fault_at(
-                list,
-                format!("'{name}' stands on {count}; {} given", children.len()),
-            ));
+            return Err(self
+                .fault_at(list, format!("'{name}' stands on {count}; {} given", children.len())));
         }
         Ok(Node { kind, options, children })
     }
@@ -425,8 +425,11 @@ mod tests {
         let with = |children: BoxedStrategy<Vec<Node>>, kinds: Vec<&'static Kind>| {
             (proptest::sample::select(kinds), children).prop_flat_map(|(kind, mut children)| {
                 children.truncate(kind.children.max);
-                options(kind)
-                    .prop_map(move |options| Node { kind, options, children: children.clone() })
+                options(kind).prop_map(move |options| Node {
+                    kind,
+                    options,
+                    children: children.clone(),
+                })
             })
         };
         let leaves: Vec<_> = KINDS.iter().filter(|kind| kind.children.max == 0).collect();
