@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use weft::base::{Lba, parse_size};
 use weft::bdev::leaf::uring::{Uring, UringOptions};
-use weft::bdev::{Bdev, Completions, Opcode, Queue, Request};
+use weft::bdev::{Bdev, Completions, Opcode, Request};
 use weft::memory::{Buffer, PoolOptions, Registry};
 use weft::reactor::Context;
 
