@@ -98,8 +98,8 @@ fn print_rate(what: &str, events: u64, (wall, cpu): (f64, f64)) {
 static STOP: AtomicU64 = AtomicU64::new(0);
 static EVENTS: AtomicU64 = AtomicU64::new(0);
 
-/// Sends itself on to `words[0]`, which answers to `words[1]`; counts in `words[2]`.
-fn bounce(cx: &Context, [to, back, count]: [u64; 3]) {
+/// Sends itself on to reactor `to`, which answers to `back`, and counts.
+fn bounce(cx: &Context, to: u64, back: u64, count: u64) {
     if count % 1024 == 0 && STOP.load(Ordering::Relaxed) != 0 {
         EVENTS.fetch_add(count, Ordering::Relaxed);
         STOP.fetch_add(1, Ordering::Relaxed);
