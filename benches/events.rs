@@ -1,4 +1,5 @@
-//! What the reactor layer costs: `cargo bench --bench events [-- --seconds N]`.
+//! What the reactor layer costs: `cargo bench --bench events [-- [--seconds N] [PART…]]`, with the
+//! parts `own`, `pollers`, `across`, `round-trip`, `wake`, `idle`; all where none is named.
 //!
 //! Each figure comes with the share of its core that the reactor got: on a machine that is shared, a
 //! figure with less than some 90 % says little. Rates are given per second of processor time, too.
@@ -16,43 +17,58 @@ use weft::reactor::{
 /// Messages in flight on each reactor while throughput is measured.
 const DEPTH: u64 = 512;
 
+const PARTS: [&str; 6] = ["own", "pollers", "across", "round-trip", "wake", "idle"];
+
 fn main() {
-    let length = match seconds() {
-        Ok(length) => length,
+    let (length, parts) = match arguments() {
+        Ok(arguments) => arguments,
         Err(text) => {
             eprintln!("{text}");
             std::process::exit(2);
         }
     };
     let allowed = CoreList::all_allowed().expect("the system tells the allowed cores");
+    let two_cores = allowed.cores().len() > 1;
     println!("{:<46} {:>12} {:>14} {:>8}", "", "", "per CPU time", "share");
-    own_ring(&allowed, length);
-    for pollers in [0, 1, 10, 100, 1000] {
-        poller_cost(&allowed, length, pollers);
+    for part in parts {
+        match part.as_str() {
+            "own" => own_ring(&allowed, length),
+            "pollers" => {
+                [0, 1, 10, 100, 1000].map(|count| poller_cost(&allowed, length, count));
+            }
+            "across" if two_cores => across(&allowed, length),
+            "round-trip" if two_cores => round_trip(&allowed),
+            "wake" => wake_up(&allowed),
+            "idle" => idle(&allowed),
+            _ => println!("{part}: needs two cores"),
+        }
     }
-    if allowed.cores().len() < 2 {
-        println!("(one core only: nothing across cores)");
-    } else {
-        across(&allowed, length);
-        round_trip(&allowed);
-    }
-    wake_up(&allowed);
-    idle(&allowed);
 }
 
-/// The value of `--seconds`; cargo adds `--bench`.
-fn seconds() -> Result<Duration, String> {
+/// The value of `--seconds`, and the parts; cargo adds `--bench`.
+fn arguments() -> Result<(Duration, Vec<String>), String> {
+    let mut length = Duration::from_millis(500);
+    let mut parts = Vec::new();
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    match (arguments.next().as_deref(), arguments.next()) {
-        (None, _) => Ok(Duration::from_millis(500)),
-        (Some("--seconds"), Some(value)) => value
-            .parse()
-            .ok()
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-            .filter(|length| !length.is_zero())
-            .ok_or_else(|| format!("'{value}' is no number of seconds")),
-        (Some(other), _) => Err(format!("unknown argument '{other}' (usage: [--seconds N])")),
+    while let Some(argument) = arguments.next() {
+        if argument == "--seconds" {
+            let value = arguments.next().unwrap_or_default();
+            length = value
+                .parse()
+                .ok()
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+                .filter(|length| !length.is_zero())
+                .ok_or_else(|| format!("'{value}' is no number of seconds"))?;
+        } else if PARTS.contains(&argument.as_str()) {
+            parts.push(argument);
+        } else {
+            return Err(format!("unknown part '{argument}' (there are {})", PARTS.join(", ")));
+        }
     }
+    if parts.is_empty() {
+        parts = PARTS.map(String::from).to_vec();
+    }
+    Ok((length, parts))
 }
 
 fn reactors<T>(
