@@ -18,3 +18,5 @@ pub mod load;
 pub mod rpc;
 
 pub mod daemon;
+
+pub mod cli;

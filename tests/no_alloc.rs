@@ -12,7 +12,8 @@ use weft::base::{BlockCount, BlockSize, ByteCount, Geometry, Lba, Result};
 use weft::bdev::leaf::malloc::Malloc;
 use weft::bdev::leaf::null::Null;
 use weft::bdev::{
-    Bdev, Channel, Completions, Device, Info, IoLimits, Opcode, OpcodeSet, Queue, Request,
+    Bdev, Channel, Completions, Device, HistogramOptions, Info, IoLimits, Opcode, OpcodeSet,
+    QosLimits, Queue, Request,
 };
 use weft::memory::{HugePages, PoolOptions, RegionId, Registry, Segment};
 use weft::reactor::Context;
@@ -214,4 +215,22 @@ fn requests_that_are_made_up_for() {
     }
     // Writes take locks from now on.
     assert_eq!(load.allocations(Opcode::Write, 16, 0), 0);
+}
+
+#[test]
+fn requests_under_limits_and_with_histograms() {
+    let mut load = Load::new(malloc());
+    // Far beyond what the test does: requests take the way through the limits without waiting long.
+    let limits = QosLimits {
+        rw_ios_per_sec: 100_000_000,
+        rw_mbytes_per_sec: 1 << 20,
+        ..QosLimits::default()
+    };
+    load.channel.device().set_qos_limits(limits);
+    load.channel.device().enable_histogram(HistogramOptions::default()).expect("a histogram");
+    for opcode in [Opcode::Read, Opcode::Write] {
+        assert_eq!(load.allocations(opcode, 8, 0), 0, "{opcode:?}");
+    }
+    let recorded = load.channel.device().histogram().expect("enabled").total();
+    assert_eq!(recorded, 2 * 120 * DEPTH as u64);
 }

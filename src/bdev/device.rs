@@ -14,17 +14,18 @@ use super::queue::Queue;
 use super::range_lock::RangeLocks;
 use super::request::{Opcode, OpcodeSet};
 use super::stats::{ChannelStats, IoStat, ResetMode};
-use crate::base::{BlockCount, Geometry, Result, Uuid, limits};
+use crate::base::{BlockCount, BlockSize, Geometry, Result, Uuid, limits};
 use crate::reactor::{Context, Tsc};
 
 /// What a driver can take in one request. The channel splits or copies what goes beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoLimits {
-    /// Longest data transfer, in bytes.
+    /// Longest range, in bytes, with payload or without. At least a block.
     pub transfer_max: u32,
     /// Most segments in a payload.
     pub segments_max: u16,
-    /// Alignment of each segment's address and length, in bytes; a power of two.
+    /// Alignment of each segment's address, in bytes; a power of two, up to 2 MiB. Lengths are aligned to as
+    /// much, or to a block where that is less.
     pub memory_alignment: u32,
     /// No request may cross a multiple of this many blocks; 0 for no such boundary. A power of two.
     pub boundary: u32,
@@ -177,6 +178,8 @@ pub(super) struct Controls {
 /// A registered bdev. Shared by all reactors.
 pub struct Device {
     bdev: Arc<dyn Bdev>,
+    /// The driver's, at hand: every batch asks for it.
+    block_size: BlockSize,
     state: AtomicU8,
     /// Capacity in blocks; moves when the device is resized.
     blocks: AtomicU64,
@@ -221,12 +224,20 @@ impl Device {
     /// others find; this alone serves tests and tools.
     pub fn new(bdev: Arc<dyn Bdev>) -> Arc<Device> {
         let info = bdev.info();
+        debug_assert!(
+            info.limits.memory_alignment.is_power_of_two()
+                && (info.limits.boundary == 0 || info.limits.boundary.is_power_of_two()),
+            "limits of '{}': {:?}",
+            info.name,
+            info.limits
+        );
+        let block_size = info.geometry.block_size;
         let blocks = AtomicU64::new(info.geometry.blocks.0);
-        let range_locks = info
-            .can_compare_then_write()
-            .then(|| Arc::new(RangeLocks::new(info.geometry.block_size)));
+        let range_locks =
+            info.can_compare_then_write().then(|| Arc::new(RangeLocks::new(block_size)));
         Arc::new(Device {
             bdev,
+            block_size,
             state: AtomicU8::new(DeviceState::Online as u8),
             blocks,
             generation: AtomicU32::new(0),
@@ -263,7 +274,7 @@ impl Device {
     #[inline]
     pub fn geometry(&self) -> Geometry {
         Geometry {
-            block_size: self.bdev.info().geometry.block_size,
+            block_size: self.block_size,
             blocks: BlockCount(self.blocks.load(Ordering::Relaxed)),
         }
     }

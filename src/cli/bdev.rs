@@ -86,10 +86,9 @@ fn show(bdev: &Value) {
             .collect();
         row("io_types", supported.join(" "));
     }
-    for (group, values) in [
-        ("limit", bdev.get("assigned_rate_limits")),
-        ("driver", bdev.get("driver_specific")),
-    ] {
+    for (group, values) in
+        [("limit", bdev.get("assigned_rate_limits")), ("driver", bdev.get("driver_specific"))]
+    {
         for (field, value) in values.and_then(Value::as_object).into_iter().flatten() {
             row(&format!("{group}.{field}"), value.to_string());
         }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::output::{Columns, Format, elements, number, print_json, short_count, short_micros, text};
+use super::output::{
+    Columns, Format, elements, number, print_json, short_count, short_micros, text,
+};
 use super::session::Session;
 use crate::base::{Error, Result};
 
@@ -87,9 +89,7 @@ struct Rates {
 
 impl Rates {
     fn json(&self) -> Value {
-        let kind = |(ops, bytes, micros): (f64, f64, f64)| {
-            json!({"iops": ops, "bytes_per_s": bytes, "latency_us": micros})
-        };
+        let kind = |(ops, bytes, micros): (f64, f64, f64)| json!({"iops": ops, "bytes_per_s": bytes, "latency_us": micros});
         json!({
             "name": self.name,
             "read": kind(self.kinds[0]),

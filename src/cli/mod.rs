@@ -1,6 +1,7 @@
 //! The `weft` command line: readable commands over JSON-RPC, and any method by name.
 
 mod bdev;
+mod dd;
 mod iostat;
 mod output;
 mod quickstart;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::base::Result;
+use crate::daemon;
 use output::Format;
 use session::Session;
 
@@ -34,12 +36,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the service in the foreground: the same as weftd
+    Daemon(daemon::Options),
     Quickstart(quickstart::QuickstartCommand),
     Rpc(rpc::RpcCommand),
     #[command(subcommand)]
     Bdev(bdev::BdevCommand),
     #[command(subcommand)]
     Raid(raid::RaidCommand),
+    Dd(dd::DdCommand),
     Iostat(iostat::IostatCommand),
     #[command(subcommand)]
     Reactor(reactor::ReactorCommand),
@@ -67,10 +72,15 @@ fn run(cli: Cli) -> Result<()> {
     let socket = cli.socket.unwrap_or_else(crate::rpc::default_socket);
     let mut session = Session::new(socket, format);
     match cli.command {
+        Command::Daemon(options) => {
+            daemon::start_log(options.log_level.into());
+            daemon::run(&options)
+        }
         Command::Quickstart(command) => command.run(),
         Command::Rpc(command) => command.run(&mut session),
         Command::Bdev(command) => command.run(&mut session),
         Command::Raid(command) => command.run(&mut session),
+        Command::Dd(command) => command.run(),
         Command::Iostat(command) => command.run(&mut session),
         Command::Reactor(command) => command.run(&mut session),
         Command::Completion { shell } => {

@@ -25,7 +25,11 @@ impl Columns {
         table.load_preset(presets::NOTHING);
         let numeric: Vec<bool> = headings.iter().map(|heading| heading.starts_with('#')).collect();
         table.set_header(headings.iter().zip(&numeric).map(|(heading, &numeric)| {
-            Self::cell(heading.trim_start_matches('#').to_uppercase(), numeric)
+            // Not the case of `µs`.
+            Self::cell(
+                heading.trim_start_matches('#').to_ascii_uppercase().replace("µS", "µs"),
+                numeric,
+            )
         }));
         let mut columns = Columns { table, numeric };
         for index in 0..headings.len() {
@@ -86,7 +90,13 @@ pub fn short_count(count: f64) -> String {
         c if c >= 999.5 => (c / 1e3, "k"),
         c => return format!("{c:.0}"),
     };
-    let decimals = if scaled >= 99.95 { 0 } else if scaled >= 9.995 { 1 } else { 2 };
+    let decimals = if scaled >= 99.95 {
+        0
+    } else if scaled >= 9.995 {
+        1
+    } else {
+        2
+    };
     format!("{scaled:.decimals$}{unit}")
 }
 

@@ -92,7 +92,8 @@ impl Stage {
         let log = folder.join("weftd.log");
         let failed = |what: &str, error| Error::os(format!("{what} for the quickstart"), error);
         let log_file = fs::File::create(&log).map_err(|error| failed("make a log file", error))?;
-        let program = std::env::current_exe().map_err(|error| failed("find this program", error))?;
+        let program =
+            std::env::current_exe().map_err(|error| failed("find this program", error))?;
         let began = Instant::now();
         // This program is the service as well, so that one binary is all that is needed.
         let mut daemon = Command::new(program)
@@ -151,7 +152,9 @@ impl Stage {
             }),
         )?;
         let load = load.as_str().unwrap_or_default().to_string();
-        self.wait_for("write and verify", &load, |load, _| number(load, "durable_generation") >= 1)?;
+        self.wait_for("write and verify", &load, |load, _| {
+            number(load, "durable_generation") >= 1
+        })?;
 
         let written = self.load(&load).map(|load| number(&load, "bytes_written"))?;
         self.session.call("bdev_uring_delete", json!({ "name": "drive1" }))?;
@@ -216,7 +219,8 @@ impl Stage {
         for index in 0..4 {
             self.make_drive(index, drive_size)?;
         }
-        for (mirror, legs) in [("mirror0", ["drive0", "drive1"]), ("mirror1", ["drive2", "drive3"])] {
+        for (mirror, legs) in [("mirror0", ["drive0", "drive1"]), ("mirror1", ["drive2", "drive3"])]
+        {
             self.session.call(
                 "bdev_raid_create",
                 json!({
@@ -297,10 +301,12 @@ impl Stage {
     fn note_rebuild(&mut self, raid: &Value) {
         let Some(rebuilt) = raid.get("last_process") else { return };
         let blocks = number(rebuilt, "blocks_copied");
-        let of = elements(raid, "base_bdevs_list").first().map_or(0, |leg| number(leg, "data_size"));
+        let of =
+            elements(raid, "base_bdevs_list").first().map_or(0, |leg| number(leg, "data_size"));
         let share = 100.0 * blocks as f64 / of.max(1) as f64;
         let amount = format_size(ByteCount(blocks * number(rebuilt, "block_size").max(1)));
-        self.summary.push(("copied by the rebuild".into(), format!("{amount} ({share:.0} % of the leg)")));
+        self.summary
+            .push(("copied by the rebuild".into(), format!("{amount} ({share:.0} % of the leg)")));
     }
 
     fn print_summary(&self) {
@@ -331,7 +337,8 @@ impl Stage {
         if asked.is_err() {
             self.daemon.kill().ok();
         }
-        let status = self.daemon.wait().map_err(|error| Error::os("wait for the service", error))?;
+        let status =
+            self.daemon.wait().map_err(|error| Error::os("wait for the service", error))?;
         if status.success() || asked.is_err() {
             return Ok(());
         }

@@ -62,7 +62,12 @@ fn base(base: &Value) -> String {
 fn process(process: Option<&Value>) -> String {
     let Some(process) = process else { return "-".into() };
     let progress = process.get("progress").cloned().unwrap_or_default();
-    format!("{} {} {} %", text(process, "type"), text(process, "target"), number(&progress, "percent"))
+    format!(
+        "{} {} {} %",
+        text(process, "type"),
+        text(process, "target"),
+        number(&progress, "percent")
+    )
 }
 
 #[cfg(test)]

@@ -74,6 +74,9 @@ mod tests {
             "name": "reactor_1", "active_pollers": [{"name": "a"}], "timed_pollers": [{"name": "b"}],
         }]});
         let table = list(&reactors, &pollers);
-        assert!(table.contains("25.0") && table.contains("adaptive") && table.contains("a b"), "{table}");
+        assert!(
+            table.contains("25.0") && table.contains("adaptive") && table.contains("a b"),
+            "{table}"
+        );
     }
 }

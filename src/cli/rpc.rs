@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::output::print_json;
 use super::session::Session;
 use crate::base::{Error, Result};
-use crate::rpc::{Field, Kind, Method, methods};
+use crate::rpc::{Field, Kind, Method, method_help, methods};
 
 /// Calls any method: weft rpc METHOD --name value …
 ///
@@ -17,7 +17,12 @@ use crate::rpc::{Field, Kind, Method, methods};
 #[command(disable_help_flag = true)]
 pub struct RpcCommand {
     /// Name of the method (rpc_get_methods lists those of the daemon); parameters follow
-    #[arg(value_name = "METHOD [--PARAM VALUE]...", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "METHOD [--PARAM VALUE]...",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     words: Vec<String>,
 }
 
@@ -35,7 +40,7 @@ impl RpcCommand {
         // A method that this build does not know may still be one of the daemon's.
         let method = methods::find(name);
         if words.iter().any(|word| word == "--help" || word == "-h") {
-            println!("{}", describe(name, method)?);
+            println!("{}", method_help(method.ok_or_else(|| unknown_method(name))?));
             return Ok(());
         }
         let params = parse(name, method, words)?;
@@ -57,31 +62,6 @@ fn overview() -> String {
 
 fn summary(method: &Method) -> &'static str {
     method.doc.first().map_or("", |line| line.trim())
-}
-
-fn describe(name: &str, method: Option<&Method>) -> Result<String> {
-    let method = method.ok_or_else(|| unknown_method(name))?;
-    let mut text = format!("{}\n", method.name);
-    for line in method.doc {
-        text.push_str(&format!("  {}\n", line.trim()));
-    }
-    text.push_str("\nParameters:\n");
-    if method.fields.is_empty() {
-        text.push_str("  none\n");
-    }
-    for field in method.fields {
-        let need = match (field.required, field.default) {
-            (true, _) => ", required".into(),
-            (false, Some(default)) => format!(", default {default}"),
-            (false, None) => String::new(),
-        };
-        text.push_str(&format!("  --{} ({}{need})\n", field.name, field.kind.text()));
-        for line in field.doc {
-            text.push_str(&format!("      {}\n", line.trim()));
-        }
-    }
-    text.push_str(&format!("\nResult: {}\n", method.result));
-    Ok(text)
 }
 
 fn unknown_method(name: &str) -> Error {
@@ -190,11 +170,9 @@ mod tests {
         let params =
             parsed("bdev_null_create", "--name 12 --num-blocks 100 --block_size=512").unwrap();
         assert_eq!(params, json!({"name": "12", "num_blocks": 100, "block_size": 512}));
-        let params = parsed(
-            "bdev_raid_create",
-            "--name r --raid_level 1 --base_bdevs a,b --superblock",
-        )
-        .unwrap();
+        let params =
+            parsed("bdev_raid_create", "--name r --raid_level 1 --base_bdevs a,b --superblock")
+                .unwrap();
         assert_eq!(params["base_bdevs"], json!(["a", "b"]));
         assert_eq!(params["superblock"], json!(true));
         assert_eq!(params["raid_level"], json!("1"));

@@ -1,6 +1,6 @@
 //! The connection of one command to the daemon.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -24,11 +24,6 @@ impl Session {
     /// How to print.
     pub fn format(&self) -> Format {
         self.format
-    }
-
-    /// The daemon's socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
     }
 
     /// Calls a method and waits for its answer.

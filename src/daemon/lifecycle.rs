@@ -22,6 +22,7 @@ use crate::bdev;
 use crate::bdev::vbdev::linear::LinearKind;
 use crate::bdev::vbdev::stripe::StripeKind;
 use crate::bdev::vbdev::{Raids, WaitingList};
+use crate::load::Loads;
 use crate::memory::{HugePages, PoolOptions};
 use crate::reactor::{self, Context, ReactorOptions, Reactors, ShutdownSignals};
 use crate::rpc::{BdevOptions, Framework, Listener, RaidOptions, Server, Services, methods};
@@ -63,7 +64,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Makes the devices of the configuration at `path` in this process, without a socket: for tools that
-/// drive them. They are in the registry of the services, and go with it.
+/// drive them. They are in the registry of the services; [`remove_devices`] ends their use in order.
 ///
 /// # Errors
 /// As [`run`] with this configuration.
@@ -80,7 +81,7 @@ pub async fn load_devices(
     Ok(daemon.services)
 }
 
-fn make_private(directory: &std::path::Path) -> Result<()> {
+fn make_private(directory: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -104,6 +105,7 @@ impl Daemon {
         raids.add_kind(Rc::new(LinearKind));
         let services = Rc::new(Services {
             cx: cx.clone(),
+            loads: Loads::new(&bdevs, &reactors),
             reactors,
             waiting: WaitingList::new(&bdevs),
             raids,
@@ -194,20 +196,26 @@ impl Daemon {
         if let Some(server) = server {
             server.stop(REQUESTS_PATIENCE).await;
         }
-        // What stands on others was made after them.
-        for device in self.services.bdevs.list().into_iter().rev() {
-            if self.services.bdevs.find(device.name()).is_none() {
-                // It went with one above it.
-                continue;
-            }
-            let gone = async { self.services.bdevs.unregister(device.name()).await };
-            let late = async {
-                self.cx.sleep(DEVICE_PATIENCE).await;
-                Err(Error::new(crate::base::ErrorKind::TimedOut, "it is still in use"))
-            };
-            if let Err(error) = gone.or(late).await {
-                tracing::warn!("removing bdev '{}': {error}", device.name());
-            }
+        remove_devices(&self.services).await;
+    }
+}
+
+/// Removes all devices, those on top before those below, so that what they keep on disk says that they were
+/// left in order. A device that does not let go of what it has outstanding is named in the log and left.
+pub async fn remove_devices(services: &Services) {
+    // What stands on others was made after them.
+    for device in services.bdevs.list().into_iter().rev() {
+        if services.bdevs.find(device.name()).is_none() {
+            // It went with one above it.
+            continue;
+        }
+        let gone = async { services.bdevs.unregister(device.name()).await };
+        let late = async {
+            services.cx.sleep(DEVICE_PATIENCE).await;
+            Err(Error::new(crate::base::ErrorKind::TimedOut, "it is still in use"))
+        };
+        if let Err(error) = gone.or(late).await {
+            tracing::warn!("removing bdev '{}': {error}", device.name());
         }
     }
 }

@@ -122,6 +122,10 @@ impl Progress {
     }
 }
 
+/// Most requests that one run of the poller makes: filling blocks with stamps takes its time, and others
+/// are polled by the same reactor.
+const REQUESTS_PER_RUN: usize = 8;
+
 /// What a slot is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
@@ -351,8 +355,11 @@ impl Exercise {
     }
 
     fn refill(&mut self) -> bool {
-        let mut issued = false;
+        let mut issued = 0;
         for slot in 0..self.slots.len() {
+            if issued == REQUESTS_PER_RUN {
+                break;
+            }
             if self.slots[slot] != Work::Free {
                 continue;
             }
@@ -364,9 +371,9 @@ impl Exercise {
                 break;
             }
             self.slots[slot] = work;
-            issued = true;
+            issued += 1;
         }
-        issued
+        issued > 0
     }
 
     fn is_through(&self) -> bool {

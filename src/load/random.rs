@@ -64,7 +64,7 @@ pub struct Permutation {
 impl Permutation {
     /// A permutation of `0..n`, picked by `seed`. `n` is at least 1 and at most 2^63.
     pub fn new(n: u64, seed: u64) -> Permutation {
-        debug_assert!(n >= 1 && n <= 1 << 63);
+        debug_assert!((1..=1 << 63).contains(&n));
         let size = n.next_power_of_two();
         let mut random = Random::new(seed, n);
         Permutation {

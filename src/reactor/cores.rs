@@ -228,7 +228,7 @@ impl fmt::Display for CoreList {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(weft_loom)))]
 mod tests {
     use super::*;
 

@@ -27,8 +27,13 @@ impl Doorbell {
     #[must_use]
     pub(super) fn ring(&self) -> bool {
         fence(Ordering::SeqCst);
-        // The load alone keeps the line shared in the usual case that nobody sleeps.
-        self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel)
+        // The load alone keeps the line shared in the usual case that nobody sleeps. Whoever comes too late
+        // to take the flag down leaves it alone: a write of its own would count against the next sleep.
+        self.sleeping.load(Ordering::Relaxed)
+            && self
+                .sleeping
+                .compare_exchange(true, false, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Called by the reactor before it looks for work for the last time.
@@ -48,7 +53,7 @@ impl Doorbell {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, weft_loom))]
 mod loom_models {
     use std::collections::VecDeque;
 

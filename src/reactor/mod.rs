@@ -35,7 +35,7 @@ mod tasks;
 mod timer;
 mod topology;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(weft_loom)))]
 mod tests;
 
 pub use clock::Tsc;

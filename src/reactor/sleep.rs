@@ -208,7 +208,7 @@ impl Drop for WakeGuard {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(weft_loom)))]
 mod tests {
     use std::sync::Arc;
 

@@ -1,26 +1,26 @@
 //! The atomics and cells that the ring and the doorbell are written on: the standard library's, or
-//! `loom`'s when the concurrency models are built (`--cfg loom`).
+//! `loom`'s when the concurrency models are built (`--cfg weft_loom`).
 
-#[cfg(loom)]
+#[cfg(weft_loom)]
 pub(super) use loom::{
     cell::UnsafeCell,
     sync::Arc,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence},
 };
 
-#[cfg(not(loom))]
+#[cfg(not(weft_loom))]
 pub(super) use std::{
     sync::Arc,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence},
 };
 
 /// The standard cell with `loom`'s way of access.
-#[cfg(not(loom))]
+#[cfg(not(weft_loom))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub(super) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
-#[cfg(not(loom))]
+#[cfg(not(weft_loom))]
 impl<T> UnsafeCell<T> {
     pub(super) const fn new(value: T) -> UnsafeCell<T> {
         UnsafeCell(std::cell::UnsafeCell::new(value))

@@ -138,7 +138,7 @@ impl<T> TimerHeap<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(weft_loom)))]
 mod tests {
     use std::collections::BTreeMap;
 

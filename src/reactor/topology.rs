@@ -128,7 +128,7 @@ fn numbered(folder: &Path, name: &str) -> Vec<(u32, PathBuf)> {
         .collect()
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(weft_loom)))]
 mod tests {
     use super::*;
 

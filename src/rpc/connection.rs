@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
 
@@ -19,11 +20,12 @@ use super::message::{Answer, Id};
 use super::method::Outcome;
 use super::services::Services;
 use crate::base::limits::{RPC_ANSWERS_PENDING_MAX, RPC_REQUESTS_IN_FLIGHT_MAX};
+use crate::reactor::Tsc;
 
 /// Bytes read at a time.
 const READ_SIZE: usize = 64 << 10;
-/// Messages started in one turn, so that others get theirs.
-const MESSAGES_PER_TURN: usize = 64;
+/// How long a client's turn may start further messages, so that others, and I/O, get theirs.
+const TURN: Duration = Duration::from_micros(200);
 
 /// What is to be done about a client after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,17 +93,18 @@ impl Connection {
 
     /// Does what there is to do.
     pub(super) fn turn(self: &Rc<Self>) -> Turn {
-        let mut started = 0;
-        while started < MESSAGES_PER_TURN {
+        let end = Tsc(Tsc::read().0.wrapping_add(Tsc::ticks(TURN)));
+        let mut over = false;
+        while !over {
             if self.start_next() {
-                started += 1;
+                over = Tsc::read() >= end;
             } else if self.held.borrow().is_some() || !self.read() {
                 break;
             }
         }
         self.write();
         let held = self.held.borrow().is_some();
-        if started == MESSAGES_PER_TURN || (held && self.has_room_for_held()) {
+        if over || (held && self.has_room_for_held()) {
             return Turn::Again;
         }
         // All that was read is started by now, but for what is held.

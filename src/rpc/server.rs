@@ -23,6 +23,8 @@ use crate::reactor::{Activity, Context, Poller, PollerId, Tsc, WakeGuard};
 /// How often a reactor that is awake looks after the clients. A timed poller would wake one that
 /// sleeps as often, for nothing; so this one runs in every round and mostly does nothing.
 const PERIOD: Duration = Duration::from_micros(100);
+/// How long one look may give clients their turns.
+const LOOK: Duration = Duration::from_micros(500);
 /// How often the end of the last requests is looked for while the server stops.
 const STOP_POLL: Duration = Duration::from_millis(1);
 
@@ -45,6 +47,8 @@ struct State {
     next_key: Cell<u64>,
     /// Clients with more to do before the next event.
     ready: RefCell<BTreeSet<u64>>,
+    /// Whose turn comes first.
+    first: Cell<u64>,
 }
 
 struct Client {
@@ -76,6 +80,7 @@ impl Server {
             clients: RefCell::default(),
             next_key: Cell::new(LISTENER + 1),
             ready: RefCell::default(),
+            first: Cell::new(0),
         });
         let poller = ServerPoller {
             state: Rc::clone(&state),
@@ -164,8 +169,20 @@ impl State {
                 }
             }
         }
-        for key in &turns {
-            state.turn(*key);
+        // Whoever gets no turn in this look is the first in the next.
+        let end = Tsc(Tsc::read().0 + Tsc::ticks(LOOK));
+        let first = state.first.get();
+        let mut late = false;
+        for &key in turns.range(first..).chain(turns.range(..first)) {
+            if late {
+                state.ready.borrow_mut().insert(key);
+            } else if Tsc::read() < end {
+                state.turn(key);
+            } else {
+                late = true;
+                state.first.set(key);
+                state.ready.borrow_mut().insert(key);
+            }
         }
         if count == 0 && turns.is_empty() && state.ready.borrow().is_empty() {
             Activity::Idle

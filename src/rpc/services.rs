@@ -8,6 +8,7 @@ use super::framework::Framework;
 use crate::base::Result;
 use crate::bdev;
 use crate::bdev::vbdev::{Raids, WaitingList};
+use crate::load::Loads;
 use crate::memory::HugePages;
 use crate::reactor::{Context, Reactors};
 
@@ -106,6 +107,8 @@ pub struct Services {
     pub raid_options: Cell<RaidOptions>,
     /// Virtual devices whose bases are not there yet.
     pub waiting: WaitingList,
+    /// Exercises on devices.
+    pub loads: Loads,
     /// Where initialization is.
     pub framework: Framework,
     /// The log.

@@ -231,10 +231,10 @@ impl Parts {
                 Work::Transfer(Opcode::Read) => {
                     payload::scatter(&job.request, part.at, bytes, &buffer);
                 }
-                Work::Compare | Work::CompareThenWrite => {
-                    if !payload::equals(&job.request, part.at, bytes, &buffer) {
-                        status = Status::COMPARE_FAILURE;
-                    }
+                Work::Compare | Work::CompareThenWrite
+                    if !payload::equals(&job.request, part.at, bytes, &buffer) =>
+                {
+                    status = Status::COMPARE_FAILURE;
                 }
                 _ => {}
             }

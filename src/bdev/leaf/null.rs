@@ -2,18 +2,21 @@
 //! layers above cost.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
-use crate::base::{Geometry, Result, Status, Uuid};
+use crate::base::{BlockCount, Error, ErrorKind, Geometry, Result, Status, Uuid};
 use crate::bdev::{
-    Bdev, Completion, Completions, ConfigEntry, Info, Opcode, OpcodeSet, Queue, Request,
+    Bdev, Completion, Completions, ConfigEntry, Info, Opcode, OpcodeSet, Queue, Registry, Request,
 };
 use crate::reactor::{Activity, Context};
 
 /// A null device.
 pub struct Null {
     info: Info,
+    /// Capacity in blocks as it was set last: what a saved configuration is to have.
+    blocks: AtomicU64,
 }
 
 impl Null {
@@ -25,7 +28,26 @@ impl Null {
         }
         // Nothing is stored, so there is nothing to compare with.
         info.native = OpcodeSet::BLOCK.without(Opcode::Compare).without(Opcode::CompareAndWrite);
-        Arc::new(Null { info })
+        let blocks = AtomicU64::new(geometry.blocks.0);
+        Arc::new(Null { info, blocks })
+    }
+
+    /// Gives the null device `name` another capacity.
+    ///
+    /// # Errors
+    /// `NoDevice` when no null device has this name; `Invalid` for a capacity of 0 or beyond what a
+    /// geometry holds.
+    pub fn resize(registry: &Registry, name: &str, blocks: BlockCount) -> Result<()> {
+        let device = registry.get(name)?;
+        let null = device.driver::<Null>().ok_or_else(|| {
+            Error::new(ErrorKind::NoDevice, format!("bdev '{name}' is not a null device"))
+        })?;
+        if blocks == BlockCount::ZERO {
+            return Err(Error::invalid(format!("bdev '{name}': a capacity of 0 blocks")));
+        }
+        Geometry::new(device.geometry().block_size, blocks)?;
+        null.blocks.store(blocks.0, Ordering::Relaxed);
+        registry.resize(device.name(), blocks)
     }
 }
 
@@ -39,13 +61,12 @@ impl Bdev for Null {
     }
 
     fn config(&self) -> Vec<ConfigEntry> {
-        let geometry = self.info.geometry;
         vec![ConfigEntry {
             method: "bdev_null_create",
             params: json!({
                 "name": self.info.name,
-                "num_blocks": geometry.blocks.0,
-                "block_size": geometry.block_size.bytes(),
+                "num_blocks": self.blocks.load(Ordering::Relaxed),
+                "block_size": self.info.geometry.block_size.bytes(),
                 "uuid": self.info.uuid.to_string(),
             }),
         }]

@@ -101,7 +101,7 @@ const _: () = {
     assert!(crate::base::limits::QUEUE_DEPTH_MAX < u16::MAX as u32);
 };
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(weft_loom)))]
 mod tests {
     use super::*;
 

@@ -75,13 +75,13 @@ impl Gate {
         }
     }
 
-    #[cfg(not(loom))]
+    #[cfg(not(weft_loom))]
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Member>>> {
         // Nothing panics half way through a change under this lock.
         self.members.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    #[cfg(loom)]
+    #[cfg(weft_loom)]
     fn lock(&self) -> loom::sync::MutexGuard<'_, Vec<Arc<Member>>> {
         self.members.lock().unwrap()
     }

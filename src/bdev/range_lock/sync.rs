@@ -1,15 +1,15 @@
 //! The atomics that the range locks are made of: the standard library's, or loom's when the
-//! interleavings are explored (`--cfg loom`).
+//! interleavings are explored (`--cfg weft_loom`).
 
 pub(super) use std::sync::Arc;
 
-#[cfg(loom)]
+#[cfg(weft_loom)]
 pub(super) use loom::sync::Mutex;
-#[cfg(loom)]
+#[cfg(weft_loom)]
 pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-#[cfg(not(loom))]
+#[cfg(not(weft_loom))]
 pub(super) use std::sync::Mutex;
-#[cfg(not(loom))]
+#[cfg(not(weft_loom))]
 pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// A full barrier in two unequal halves: [`Barrier::light`] in code that runs for every I/O costs
@@ -19,11 +19,11 @@ pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 /// stands before the heavy one is visible after the light one, as with two sequentially consistent
 /// fences. Where the system has no such call, both halves are that.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Barrier {
+pub(in crate::bdev) struct Barrier {
     asymmetric: bool,
 }
 
-#[cfg(all(target_os = "linux", not(loom), not(miri)))]
+#[cfg(all(target_os = "linux", not(weft_loom), not(miri)))]
 mod membarrier {
     const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
     const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
@@ -44,7 +44,7 @@ mod membarrier {
     }
 }
 
-#[cfg(not(all(target_os = "linux", not(loom), not(miri))))]
+#[cfg(not(all(target_os = "linux", not(weft_loom), not(miri))))]
 mod membarrier {
     pub(super) fn register() -> bool {
         false
@@ -54,12 +54,12 @@ mod membarrier {
 }
 
 impl Barrier {
-    pub(super) fn new() -> Barrier {
+    pub(in crate::bdev) fn new() -> Barrier {
         Barrier { asymmetric: membarrier::register() }
     }
 
     #[inline]
-    pub(super) fn light(self) {
+    pub(in crate::bdev) fn light(self) {
         if self.asymmetric {
             std::sync::atomic::compiler_fence(Ordering::SeqCst);
         } else {
@@ -67,7 +67,7 @@ impl Barrier {
         }
     }
 
-    pub(super) fn heavy(self) {
+    pub(in crate::bdev) fn heavy(self) {
         fence(Ordering::SeqCst);
         if self.asymmetric {
             membarrier::run();

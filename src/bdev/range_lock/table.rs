@@ -15,10 +15,10 @@ use super::sync::{AtomicU32, AtomicU64, Ordering};
 const CHUNK_SHIFT: u32 = 16;
 /// Number of slots, as a power of two. 4096 chunks of 64 KiB: 256 MiB until numbers repeat, shifted
 /// by a different amount each time, so that streams a power of two apart do not meet.
-#[cfg(not(any(loom, test)))]
+#[cfg(not(any(weft_loom, test)))]
 const SLOTS_SHIFT: u32 = 12;
 /// Few slots, so that tests see many meet.
-#[cfg(any(loom, test))]
+#[cfg(any(weft_loom, test))]
 const SLOTS_SHIFT: u32 = 3;
 const SLOTS: u64 = 1 << SLOTS_SHIFT;
 
@@ -247,7 +247,7 @@ impl SlotTable {
         }
     }
 
-    #[cfg(all(test, not(loom)))]
+    #[cfg(all(test, not(weft_loom)))]
     pub(super) fn is_clear(&self) -> bool {
         self.slots.iter().all(|slot| {
             slot.state.load(Ordering::Relaxed) == 0 && slot.wanted.load(Ordering::Relaxed) == 0
@@ -255,7 +255,7 @@ impl SlotTable {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(weft_loom)))]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;

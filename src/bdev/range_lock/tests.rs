@@ -1,6 +1,6 @@
 //! Tests of the range locks as a whole.
 
-#[cfg(not(loom))]
+#[cfg(not(weft_loom))]
 mod sequential {
     use std::sync::Arc;
 
@@ -308,7 +308,7 @@ mod sequential {
     const _: () = assert!(CAPACITY < limits::QUEUE_DEPTH_MAX);
 }
 
-#[cfg(loom)]
+#[cfg(weft_loom)]
 mod interleavings {
     use loom::cell::UnsafeCell;
     use loom::thread;

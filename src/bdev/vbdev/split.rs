@@ -101,7 +101,7 @@ pub(super) fn part_uuid(base: Uuid, start: u64, blocks: u64) -> Uuid {
 pub fn create(registry: &Registry, spec: &SplitSpec) -> Result<Vec<Arc<Device>>> {
     let base = registry.get(&spec.base)?;
     let (blocks, count) = measure(spec, &base)?;
-    let names: Vec<String> = (0..count).map(|index| part_name(&base, index)).collect();
+    let names: Vec<String> = (0..count).map(|index| part_name(base.name(), index)).collect();
     // All or nothing: a failure half way would need a removal, which takes time.
     if let Some(taken) = names.iter().find(|name| registry.find(name).is_some()) {
         return Err(Error::new(
@@ -129,8 +129,9 @@ pub fn create(registry: &Registry, spec: &SplitSpec) -> Result<Vec<Arc<Device>>>
     parts.into_iter().map(|part| registry.register(part, std::mem::take(&mut bases))).collect()
 }
 
-fn part_name(base: &Device, index: u64) -> String {
-    format!("{}p{index}", base.name())
+/// The name of a part of the bdev `base`.
+pub fn part_name(base: &str, index: u64) -> String {
+    format!("{base}p{index}")
 }
 
 /// Removes all parts of a bdev.
@@ -142,7 +143,7 @@ pub async fn delete(registry: &Registry, base: &str) -> Result<()> {
     let is_part = |device: &Arc<Device>| {
         device.driver::<Part>().is_some_and(|part| Arc::ptr_eq(&part.base, &base))
     };
-    let names = (0..).map(|index| part_name(&base, index));
+    let names = (0..).map(|index| part_name(base.name(), index));
     let parts: Vec<String> =
         names.map_while(|name| registry.find(&name).filter(is_part).map(|_| name)).collect();
     if parts.is_empty() {

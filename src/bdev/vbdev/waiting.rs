@@ -62,12 +62,12 @@ impl VirtualSpec {
         }
     }
 
-    /// The name under which it is made, or, for a split, by which all parts are deleted.
+    /// The name of the device, or, for a split, of the first part.
     pub fn name(&self) -> String {
         match self {
             VirtualSpec::Passthru { name, .. } | VirtualSpec::Delay { name, .. } => name.clone(),
             VirtualSpec::Error { base, .. } => error_device::name_over(base),
-            VirtualSpec::Split(spec) => spec.base.clone(),
+            VirtualSpec::Split(spec) => split::part_name(&spec.base, 0),
         }
     }
 
@@ -164,7 +164,8 @@ impl WaitingList {
         Ok(Vec::new())
     }
 
-    /// Takes the device of this [name](VirtualSpec::name) off the list. Returns whether it was on it.
+    /// Takes the device of this [name](VirtualSpec::name) off the list (all parts of a split, by that of
+    /// the first). Returns whether it was on it.
     pub fn forget(&self, name: &str) -> bool {
         let mut waiting = self.0.waiting.borrow_mut();
         let before = waiting.len();

@@ -5,6 +5,7 @@ mod bdev;
 mod file;
 mod framework;
 mod iobuf;
+mod load;
 mod log;
 mod malloc;
 mod notify;
@@ -33,6 +34,7 @@ const TABLE: &[&[Method]] = &[
     file::METHODS,
     raid::METHODS,
     virtual_bdev::METHODS,
+    load::METHODS,
 ];
 
 /// All methods.

@@ -105,6 +105,6 @@ async fn bdev_null_resize(services: Rc<Services>, params: Resize) -> Outcome {
         .filter(|bytes| *bytes > 0)
         .map(|bytes| BlockCount(bytes >> block_size.shift()))
         .ok_or_else(|| Error::invalid(format!("new_size: {} MiB", params.new_size)))?;
-    services.bdevs.resize(device.name(), blocks)?;
+    Null::resize(&services.bdevs, device.name(), blocks)?;
     Ok(json!(true))
 }

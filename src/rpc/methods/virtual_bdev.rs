@@ -71,7 +71,7 @@ params! {
 }
 
 async fn bdev_split_delete(services: Rc<Services>, params: SplitDelete) -> Outcome {
-    if !services.waiting.forget(&params.base_bdev) {
+    if !services.waiting.forget(&split::part_name(&params.base_bdev, 0)) {
         split::delete(&services.bdevs, &params.base_bdev).await?;
     }
     Ok(json!(true))

@@ -14,7 +14,7 @@ use libc::iovec;
 use tracing::{debug, warn};
 
 use super::fixed::FixedBuffers;
-use super::medium::Medium;
+use super::medium::{Medium, MediumKind};
 use super::ring::{Ring, RingOptions};
 use super::slot::{Slot, Step};
 use crate::base::{Geometry, Result, Status, limits};
@@ -34,6 +34,13 @@ pub(super) struct QueueOptions {
     /// Whether to register payload memory.
     pub fixed: bool,
 }
+
+/// After how many fruitless polls the core is offered to others while writes to a file are outstanding.
+///
+/// File systems finish direct writes in a kernel thread of the core where the device interrupts
+/// (iomap's completion work), and a reactor that spins on that core keeps it waiting for a whole time
+/// slice. Offering costs nothing noticeable on a core that nobody else wants.
+const YIELD_AFTER: u32 = 64;
 
 /// A reset that waits for the requests before it.
 struct PendingReset {
@@ -57,6 +64,10 @@ pub(super) struct UringQueue {
     resets: Vec<PendingReset>,
     /// How many resets were taken.
     epoch: u32,
+    /// How many requests are outstanding that a kernel thread of this core may have to finish.
+    lent: usize,
+    /// Polls in a row that found nothing.
+    quiet: u32,
     complained: bool,
     /// The device was found not to poll, after reads of holes had not shown it at creation.
     polling_refused: bool,
@@ -127,6 +138,8 @@ impl UringQueue {
             done: Vec::with_capacity(depth as usize),
             resets: Vec::with_capacity(depth as usize),
             epoch: 0,
+            lent: 0,
+            quiet: 0,
             complained: false,
             polling_refused: false,
             options,
@@ -144,6 +157,7 @@ impl UringQueue {
         let mut taken = 0;
         let geometry = self.options.geometry;
         let epoch = self.epoch;
+        let worked_on = self.options.medium.kind == MediumKind::RegularFile;
         let room = self.room();
         let mut submissions = self.ring.submissions();
         for request in requests.iter().take(room) {
@@ -159,6 +173,8 @@ impl UringQueue {
             }
             slot.epoch = epoch;
             slot.busy = true;
+            slot.lent = worked_on && request.opcode() != Opcode::Read;
+            self.lent += usize::from(slot.lent);
             if slot.is_scattered() && !self.fixed_vectors {
                 slot.forget_buffer();
             }
@@ -255,6 +271,7 @@ impl UringQueue {
             };
             completions.push(slot.complete(status));
             slot.busy = false;
+            self.lent -= usize::from(slot.lent);
             let epoch = slot.epoch;
             self.slots.free.push(index as u16);
             if !self.resets.is_empty() {
@@ -342,7 +359,12 @@ impl Queue for UringQueue {
             self.submit_again();
         }
         if completions.take_from(&mut self.done) == Activity::Busy || entered.taken + seen > 0 {
+            self.quiet = 0;
             return Activity::Busy;
+        }
+        self.quiet = self.quiet.wrapping_add(1);
+        if self.lent > 0 && self.quiet.is_multiple_of(YIELD_AFTER) {
+            std::thread::yield_now();
         }
         let wakes = entered.left == 0
             && self.ring.wakes()

@@ -51,6 +51,8 @@ pub(super) struct Slot {
     pub epoch: u32,
     /// Whether it goes through the second ring of a queue that has two.
     pub side: bool,
+    /// Whether a kernel thread of this core may have to finish the request.
+    pub lent: bool,
     /// Whether the slot holds a request that the ring has.
     pub busy: bool,
 }
@@ -69,6 +71,7 @@ impl Slot {
             syncing: false,
             epoch: 0,
             side: false,
+            lent: false,
             busy: false,
         }
     }

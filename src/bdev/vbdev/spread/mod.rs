@@ -4,6 +4,7 @@
 //! may depend on it. It does not offer compare-and-write, which must not be split: the channel in
 //! front makes one from a compare and a write, wherever the range lies.
 
+mod layout;
 mod queue;
 mod rows;
 
@@ -12,39 +13,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub(super) use self::layout::{Layout, Place};
 use self::queue::SpreadQueue;
 use super::bases::{self, OnResize};
 use super::raid::{Raid, RaidBase, RaidSpec, RaidState, RaidSummary};
 use crate::base::{BlockCount, Error, ErrorKind, Result};
 use crate::bdev::{Bdev, ConfigEntry, Descriptor, Device, Info, Opcode, Queue, Registry};
 use crate::reactor::Context;
-
-/// Where a block of the device lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Index of the child.
-    pub child: usize,
-    /// Block of the child.
-    pub lba: u64,
-    /// How many blocks, from this one on, follow each other there.
-    pub run: u64,
-}
-
-/// How the blocks of a device are spread over its children. Asked only for blocks of the device.
-pub(super) trait Layout: Copy + Send + Sync + 'static {
-    /// Where block `lba` lies.
-    fn locate(&self, lba: u64) -> Place;
-
-    /// In how many runs the range lies, at most: 1 only if it is in one.
-    fn pieces(&self, lba: u64, blocks: u64) -> u64;
-
-    /// In how many runs any range of this length can lie, at most.
-    fn pieces_max(&self, blocks: u64) -> u64;
-
-    /// The blocks of the range that lie on `child`: first block and number. A range of the device is a
-    /// range of every child.
-    fn share(&self, child: usize, lba: u64, blocks: u64) -> Option<(u64, u64)>;
-}
 
 /// A spread device.
 struct Spread<L> {

@@ -11,14 +11,15 @@
 //!
 //! Everything is sized at open. A request for which parents, rows or arrays have no room is not taken.
 
-use super::Layout;
+use std::sync::Arc;
+
+use super::layout::Layout;
 use super::rows::Rows;
 use crate::base::{Lba, Result, Status, limits};
 use crate::bdev::request::{Completion, Completions, Opcode, Request, RequestFlags, Ticket};
 use crate::bdev::{Channel, Device, Queue};
 use crate::memory::Segment;
 use crate::reactor::{Activity, Context};
-use std::sync::Arc;
 
 /// The flags that keep a request from being handed on under its submitter's token.
 const RETOKENED: RequestFlags = RequestFlags::PART.with(RequestFlags::DETOUR);
@@ -262,12 +263,10 @@ impl<L: Layout> SpreadQueue<L> {
             let length = place.run.min(blocks);
             let bytes = length << self.block_shift;
             let count = pieces_of(segment, rest.clone(), bytes);
-            let share = &self.shares[place.child];
-            let follows = share.lba + u64::from(share.blocks) == place.lba;
-            let fits = share.segments as usize + count <= limits::SEGMENTS_MAX;
-            if !(follows && fits) {
+            if self.shares[place.child].segments as usize + count > limits::SEGMENTS_MAX {
                 self.finish_part(place.child, request, parent);
             }
+            // A range of the device is one of each child, so this piece follows the share's last one.
             let share = &mut self.shares[place.child];
             if share.blocks == 0 {
                 share.lba = place.lba;
