@@ -89,7 +89,7 @@ pub struct Series {
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 45.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 55.0;
 const COLOURS: [&str; 4] = ["#1f6feb", "#d1570a", "#2f855a", "#8250df"];
