@@ -203,6 +203,9 @@ fn a_slow_reader_gets_it_all_and_holds_up_nobody() {
         let params = json!({"name": format!("n{number}"), "block_size": 512, "num_blocks": 8});
         daemon.call("bdev_null_create", params);
     }
+    // What one answer takes while it is made stays with the allocator.
+    daemon.call("bdev_get_bdevs", json!({}));
+    let before = daemon.resident_kib();
     // Far more than sockets buffer, and than the server keeps for one client.
     let count = 200;
     let mut slow = daemon.connect();
@@ -213,10 +216,15 @@ fn a_slow_reader_gets_it_all_and_holds_up_nobody() {
         }
         sender.shutdown(std::net::Shutdown::Write).unwrap();
     });
-    // Nothing of `slow` is read so far, and others are served.
-    for _ in 0..20 {
-        assert_eq!(daemon.call("bdev_get_bdevs", json!({})).as_array().unwrap().len(), 200);
+    // Nothing of `slow` is read so far, and others are served. It has its turn at least after every
+    // other one of theirs, so by then all its answers would be waiting: 30 MiB.
+    let mut other = daemon.client();
+    for _ in 0..3 * count {
+        other.call("spdk_get_version", &json!({})).unwrap();
     }
+    assert_eq!(daemon.call("bdev_get_bdevs", json!({})).as_array().unwrap().len(), 200);
+    let grown = daemon.resident_kib().saturating_sub(before);
+    assert!(grown < 15 << 10, "it keeps {grown} KiB more, beyond what a client may leave unread");
     let mut text = String::new();
     slow.read_to_string(&mut text).unwrap();
     writer.join().unwrap();

@@ -94,6 +94,13 @@ impl Weftd {
         }
     }
 
+    /// Memory that the daemon has in use.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Ends the daemon over RPC.
     pub fn stop(&mut self) -> ExitStatus {
         self.call("spdk_kill_instance", json!({"sig_name": "SIGTERM"}));
