@@ -20,6 +20,8 @@ mod stats;
 #[cfg(test)]
 mod testing;
 
+pub mod intent;
+pub mod label;
 pub mod leaf;
 pub mod vbdev;
 

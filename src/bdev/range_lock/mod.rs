@@ -37,6 +37,8 @@ use std::collections::VecDeque;
 use filter::Filter;
 use gate::{Gate, Pass};
 use sync::Arc;
+#[cfg_attr(loom, allow(unreachable_pub))]
+pub(in crate::bdev) use sync::Barrier;
 use table::{SlotSet, SlotTable};
 
 use crate::base::{BlockSize, Lba};

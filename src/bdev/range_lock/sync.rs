@@ -19,7 +19,7 @@ pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 /// stands before the heavy one is visible after the light one, as with two sequentially consistent
 /// fences. Where the system has no such call, both halves are that.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Barrier {
+pub(in crate::bdev) struct Barrier {
     asymmetric: bool,
 }
 
@@ -54,12 +54,12 @@ mod membarrier {
 }
 
 impl Barrier {
-    pub(super) fn new() -> Barrier {
+    pub(in crate::bdev) fn new() -> Barrier {
         Barrier { asymmetric: membarrier::register() }
     }
 
     #[inline]
-    pub(super) fn light(self) {
+    pub(in crate::bdev) fn light(self) {
         if self.asymmetric {
             std::sync::atomic::compiler_fence(Ordering::SeqCst);
         } else {
@@ -67,7 +67,7 @@ impl Barrier {
         }
     }
 
-    pub(super) fn heavy(self) {
+    pub(in crate::bdev) fn heavy(self) {
         fence(Ordering::SeqCst);
         if self.asymmetric {
             membarrier::run();
