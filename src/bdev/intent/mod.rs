@@ -25,4 +25,4 @@ mod tests;
 
 pub use layout::MapLayout;
 pub use map::{IntentMap, PageWrite};
-pub use tracker::{Tracker, Writer};
+pub use tracker::{Mark, Tracker, Writer};

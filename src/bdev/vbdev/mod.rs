@@ -18,6 +18,7 @@ mod waiting;
 pub mod delay;
 pub mod error;
 pub mod linear;
+pub mod mirror;
 pub mod passthru;
 pub mod raid;
 pub mod split;
