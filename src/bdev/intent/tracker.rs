@@ -121,6 +121,17 @@ impl Tracker {
         self.durable.iter().enumerate().filter_map(unused).collect()
     }
 
+    /// All durable bits, when there are no queues left.
+    pub fn unused_of_all(&self) -> Vec<(usize, u64)> {
+        if !self.lock().is_empty() {
+            return Vec::new();
+        }
+        let all = self.durable.iter().enumerate();
+        all.map(|(word, bits)| (word, bits.load(Ordering::Relaxed)))
+            .filter(|(_, bits)| *bits != 0)
+            .collect()
+    }
+
     fn noted(writers: &[Arc<Notes>], word: usize, since: u64) -> u64 {
         let books = writers.iter().flat_map(|notes| &notes.books);
         books

@@ -87,6 +87,17 @@ pub(super) fn derive_info(
     bases: &[Descriptor],
     blocks: BlockCount,
 ) -> Result<Info> {
+    let bases: Vec<&Descriptor> = bases.iter().collect();
+    derive_info_of(name, product_name, &bases, blocks)
+}
+
+/// As [`derive_info`].
+pub(super) fn derive_info_of(
+    name: &str,
+    product_name: &'static str,
+    bases: &[&Descriptor],
+    blocks: BlockCount,
+) -> Result<Info> {
     let (first, others) = bases
         .split_first()
         .filter(|_| bases.len() <= limits::CHILDREN_MAX)

@@ -98,7 +98,7 @@ impl Foreign {
         let mut changes = Vec::new();
         // The views are dropped within: no region is kept from going.
         self.subscription.catch_up(
-            |gone| drop(gone.id),
+            |_| (),
             |new| changes.push((new.id.slot(), new.region.kind() == PageKind::Foreign)),
         );
         for (slot, is_foreign) in changes {

@@ -1,12 +1,14 @@
 //! The mirror as a bdev.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::queue::MirrorQueue;
 use super::shared::{Shared, lock};
 use crate::base::Result;
+use crate::bdev::device::ControlFuture;
 use crate::bdev::{Bdev, ConfigEntry, Info, Queue};
 use crate::reactor::Context;
 
@@ -35,6 +37,15 @@ impl Bdev for Mirror {
 
     fn driver_specific(&self) -> Value {
         lock(&self.facts).driver_specific.clone()
+    }
+
+    fn close<'a>(&'a self, cx: &'a Context) -> ControlFuture<'a> {
+        Box::pin(async move {
+            self.shared.stop();
+            while !self.shared.is_stopped() {
+                cx.sleep(Duration::from_micros(100)).await;
+            }
+        })
     }
 
     fn config(&self) -> Vec<ConfigEntry> {

@@ -157,6 +157,10 @@ pub(super) struct Shared {
     verdicts: AtomicU64,
     mailbox: Mutex<Mailbox>,
     marks: Mutex<Vec<Arc<Mark>>>,
+    /// The device goes: the control task is to end.
+    stopping: AtomicBool,
+    /// The control task has ended.
+    stopped: AtomicBool,
     barrier: Barrier,
 }
 
@@ -184,8 +188,36 @@ impl Shared {
             verdicts: AtomicU64::new(0),
             mailbox: Mutex::default(),
             marks: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             barrier: Barrier::new(),
         })
+    }
+
+    /// Asks the control task to end.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        lock(&self.mailbox).wake();
+    }
+
+    /// Whether the control task is to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Says that the control task has ended.
+    pub fn set_stopped(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// Whether the control task has ended.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether a queue has anything in flight.
+    pub fn is_busy(&self) -> bool {
+        lock(&self.marks).iter().any(|mark| mark.active.load(Ordering::Relaxed) != 0)
     }
 
     /// Generation of the present view.
