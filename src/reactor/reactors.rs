@@ -7,10 +7,9 @@ use std::task::{Poll, Waker};
 
 use futures_channel::oneshot;
 
-use super::context::Context;
+use super::context::{Call, Context, Remote};
 use super::idle::IdlePolicy;
-use super::mailbox::Call;
-use super::remote::{Refused, Remote};
+use super::remote::Refused;
 use super::stats::{CpuTimes, ReactorStats};
 use super::topology::Topology;
 use crate::base::{Error, ErrorKind, Result};

@@ -1,15 +1,15 @@
-//! The part of a reactor that other threads reach.
+//! The part of a reactor that other threads reach. A call is a `C`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use super::idle::{IdlePolicy, SharedPolicy};
-use super::mailbox::{Call, Mailbox};
+use super::mailbox::Mailbox;
 use super::sleep::Signal;
 
-pub(super) struct Remote {
+pub(super) struct Remote<C> {
     pub(super) signal: Arc<Signal>,
-    pub(super) mailbox: Mailbox,
+    pub(super) mailbox: Mailbox<C>,
     pub(super) policy: SharedPolicy,
     pub(super) core: usize,
     tid: AtomicU32,
@@ -17,15 +17,15 @@ pub(super) struct Remote {
 }
 
 /// Why a call was not taken.
-pub(super) enum Refused {
+pub(super) enum Refused<C> {
     /// The mailbox is full.
-    Full(Call),
+    Full(C),
     /// The reactor has stopped.
     Stopped,
 }
 
-impl Remote {
-    pub(super) fn new(core: usize, policy: IdlePolicy) -> Remote {
+impl<C> Remote<C> {
+    pub(super) fn new(core: usize, policy: IdlePolicy) -> Remote<C> {
         Remote {
             signal: Arc::new(Signal::new()),
             mailbox: Mailbox::new(),
@@ -37,7 +37,7 @@ impl Remote {
     }
 
     /// Puts a call into the mailbox and sees to it that the reactor notices.
-    pub(super) fn post(&self, call: Call) -> Result<(), Refused> {
+    pub(super) fn post(&self, call: C) -> Result<(), Refused<C>> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Refused::Stopped);
         }
