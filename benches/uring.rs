@@ -119,7 +119,8 @@ fn ours(options: &Options, opcode: Opcode) -> (f64, f64) {
     let length = Duration::from_secs_f64(options.seconds);
     let (start, used) = (Instant::now(), thread_time());
     let (mut ended, mut outstanding) = (0_u64, 0);
-    loop {
+    // The clock costs more than a poll that finds nothing.
+    for round in 1_u64.. {
         let taken = queue.submit(&mut batch);
         outstanding += taken;
         batch.drain(..taken);
@@ -131,7 +132,7 @@ fn ours(options: &Options, opcode: Opcode) -> (f64, f64) {
             assert!(completion.status.is_success(), "{}", completion.status);
             batch.push(request(completion.token as usize));
         }
-        if start.elapsed() >= length {
+        if round.is_multiple_of(64) && start.elapsed() >= length {
             break;
         }
     }

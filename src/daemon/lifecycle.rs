@@ -6,7 +6,7 @@
 //! no more requests, those under way finish, devices go from the top of the stack down, the socket
 //! and the lock go, reactors stop.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::bdev::vbdev::{Raids, WaitingList};
 use crate::load::Loads;
 use crate::memory::{HugePages, PoolOptions};
 use crate::reactor::{self, Context, ReactorOptions, Reactors, ShutdownSignals};
-use crate::rpc::{BdevOptions, Framework, Listener, RaidOptions, Server, Services, methods};
+use crate::rpc::{BdevOptions, Framework, Listener, Server, Services, methods};
 
 /// How long the stop waits for requests that are under way.
 const REQUESTS_PATIENCE: Duration = Duration::from_secs(5);
@@ -78,7 +78,7 @@ pub async fn local_services(
 }
 
 /// As [`local_services`], with the devices of the configuration at `path`. They are in the registry of
-/// the services, and go with it.
+/// the services; [`remove_devices`] ends their use in order.
 ///
 /// # Errors
 /// As [`run`] with this configuration.
@@ -125,14 +125,15 @@ impl Daemon {
         let raids = Raids::new(&bdevs);
         raids.add_kind(Rc::new(StripeKind));
         raids.add_kind(Rc::new(LinearKind));
-        raids.add_kind(MirrorKind::new(&bdevs, &raids));
+        let mirrors = MirrorKind::new(&bdevs, &raids);
+        raids.add_kind(Rc::clone(&mirrors) as _);
         let services = Rc::new(Services {
             cx: cx.clone(),
             loads: Loads::new(&bdevs, &reactors),
             reactors,
             waiting: WaitingList::new(&bdevs),
             raids,
-            raid_options: Cell::new(RaidOptions::default()),
+            mirrors,
             bdevs,
             framework,
             log: Box::new(Control),

@@ -96,7 +96,7 @@ mod loom_models {
             let mut receivers = VecDeque::new();
             let mut senders = Vec::new();
             for _ in 0..2 {
-                let (mut sender, receiver) = ring::<u32>(2);
+                let (sender, receiver) = ring::<u32>(2);
                 receivers.push_back(receiver);
                 let (bell, eventfd) = (Arc::clone(&bell), Arc::clone(&eventfd));
                 senders.push(loom::thread::spawn(move || {
@@ -110,7 +110,7 @@ mod loom_models {
             let mut received = 0;
             while received < 2 {
                 let mut taken = 0;
-                for receiver in &mut receivers {
+                for receiver in &receivers {
                     taken += receiver.drain(2, |item| received += item);
                 }
                 if taken > 0 || received == 2 {

@@ -26,13 +26,16 @@ const RINGS_PER_ROUND: usize = 8;
 
 const _: () = assert!(PUBLISH_BATCH < RING_CAPACITY && DRAIN_BATCH <= RING_CAPACITY);
 
+/// What a [`Message`] runs.
+pub type MessageFunction = fn(&Context, u64, u64, u64);
+
 /// A function to be run on another reactor, and three words for it.
 ///
 /// The words are plain numbers: what they mean (an index into a table of the receiver, a length) is between
 /// sender and function.
 #[derive(Clone, Copy, Debug)]
 pub struct Message {
-    function: fn(&Context, [u64; 3]),
+    function: MessageFunction,
     words: [u64; 3],
 }
 
@@ -42,7 +45,7 @@ impl Message {
     /// A message that runs `function` with `words` on the receiving reactor. The function must be as brief
     /// as a poller's run.
     #[inline]
-    pub const fn new(function: fn(&Context, [u64; 3]), words: [u64; 3]) -> Message {
+    pub const fn new(function: MessageFunction, words: [u64; 3]) -> Message {
         Message { function, words }
     }
 
@@ -51,6 +54,13 @@ impl Message {
     pub const fn words(&self) -> [u64; 3] {
         self.words
     }
+
+    #[inline]
+    fn run(self, cx: &Context) {
+        // One by one they travel in registers, as an array through the stack.
+        let [first, second, third] = self.words;
+        (self.function)(cx, first, second, third);
+    }
 }
 
 struct Outgoing {
@@ -58,12 +68,12 @@ struct Outgoing {
     /// The receiver's signal; none for the ring to oneself.
     signal: Option<Arc<Signal>>,
     /// Whether the index is in `Links::staged`.
-    listed: bool,
+    listed: Cell<bool>,
 }
 
 impl Outgoing {
     #[inline]
-    fn publish(&mut self) {
+    fn publish(&self) {
         if self.sender.publish()
             && let Some(signal) = &self.signal
         {
@@ -74,8 +84,8 @@ impl Outgoing {
 
 /// A reactor's ends of the rings.
 pub(super) struct Links {
-    outgoing: Vec<RefCell<Outgoing>>,
-    incoming: RefCell<Vec<Receiver<Message>>>,
+    outgoing: Vec<Outgoing>,
+    incoming: Vec<Receiver<Message>>,
     /// The rings with staged messages.
     staged: RefCell<Vec<usize>>,
     /// The ring to look at first in the next round.
@@ -95,7 +105,7 @@ pub(super) fn connect(signals: &[Arc<Signal>]) -> Vec<Links> {
             let (sender, receiver) = ring(RING_CAPACITY);
             incoming[to].push(receiver);
             let signal = (from != to).then(|| Arc::clone(signal));
-            row.push(RefCell::new(Outgoing { sender, signal, listed: false }));
+            row.push(Outgoing { sender, signal, listed: Cell::new(false) });
         }
         outgoing.push(row);
     }
@@ -105,7 +115,7 @@ pub(super) fn connect(signals: &[Arc<Signal>]) -> Vec<Links> {
         .map(|(outgoing, incoming)| Links {
             staged: RefCell::new(Vec::with_capacity(outgoing.len())),
             outgoing,
-            incoming: RefCell::new(incoming),
+            incoming,
             next: Cell::new(0),
             received: Cell::new(0),
         })
@@ -117,20 +127,25 @@ impl Links {
     #[inline]
     pub(super) fn send(&self, to: usize, message: Message) -> Result<(), Message> {
         let Some(outgoing) = self.outgoing.get(to) else { return Err(message) };
-        let mut outgoing = outgoing.borrow_mut();
         if let Err(message) = outgoing.sender.push(message) {
             // The receiver should see what there is, at least.
             outgoing.publish();
             return Err(message);
         }
-        if !outgoing.listed {
-            outgoing.listed = true;
-            self.staged.borrow_mut().push(to);
+        if !outgoing.listed.get() {
+            self.list(to, outgoing);
         }
         if outgoing.sender.unpublished() >= PUBLISH_BATCH {
             outgoing.publish();
         }
         Ok(())
+    }
+
+    #[inline(never)]
+    fn list(&self, to: usize, outgoing: &Outgoing) {
+        outgoing.listed.set(true);
+        // Never grows: each index is in it once at most.
+        self.staged.borrow_mut().push(to);
     }
 
     /// Makes visible what was staged.
@@ -141,8 +156,8 @@ impl Links {
             return;
         }
         for &to in staged.iter() {
-            let mut outgoing = self.outgoing[to].borrow_mut();
-            outgoing.listed = false;
+            let outgoing = &self.outgoing[to];
+            outgoing.listed.set(false);
             outgoing.publish();
         }
         staged.clear();
@@ -151,13 +166,11 @@ impl Links {
     /// Runs what came in; how many messages.
     #[inline]
     pub(super) fn drain(&self, cx: &Context) -> usize {
-        let mut incoming = self.incoming.borrow_mut();
-        let rings = incoming.len();
+        let rings = self.incoming.len();
         let mut place = self.next.get();
         let mut count = 0;
         for _ in 0..rings.min(RINGS_PER_ROUND) {
-            count +=
-                incoming[place].drain(DRAIN_BATCH, |message| (message.function)(cx, message.words));
+            count += self.incoming[place].drain(DRAIN_BATCH, |message| message.run(cx));
             place = if place + 1 == rings { 0 } else { place + 1 };
         }
         if rings > RINGS_PER_ROUND {
@@ -171,7 +184,7 @@ impl Links {
 
     /// Whether any ring holds a message for this reactor.
     pub(super) fn has_incoming(&self) -> bool {
-        self.incoming.borrow().iter().any(|receiver| !receiver.is_empty())
+        self.incoming.iter().any(|receiver| !receiver.is_empty())
     }
 
     /// Messages received since the start.

@@ -43,7 +43,7 @@ pub use context::Context;
 pub use cores::CoreList;
 pub use group::{ReactorOptions, run};
 pub use idle::IdlePolicy;
-pub use message::Message;
+pub use message::{Message, MessageFunction};
 pub use poller::{Activity, Poller, PollerId};
 pub use reactors::Reactors;
 pub use signals::ShutdownSignals;

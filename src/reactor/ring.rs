@@ -11,6 +11,7 @@
 //! receiver; all others belong to the sender. Items are `Copy`: what is never received is
 //! forgotten, not dropped.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 
 use crossbeam_utils::CachePadded;
@@ -32,24 +33,24 @@ unsafe impl<T: Copy + Send> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Copy + Send> Sync for Shared<T> {}
 
-/// The side that pushes.
+/// The side that pushes. Belongs to one thread at a time (its cells are not shareable).
 pub(super) struct Sender<T> {
     shared: Arc<Shared<T>>,
     mask: usize,
     /// End of what is staged.
-    staged: usize,
-    published: usize,
+    staged: Cell<usize>,
+    published: Cell<usize>,
     /// The receiver's index when last looked at.
-    head: usize,
+    head: Cell<usize>,
 }
 
-/// The side that takes.
+/// The side that takes. Belongs to one thread at a time (its cells are not shareable).
 pub(super) struct Receiver<T> {
     shared: Arc<Shared<T>>,
     mask: usize,
-    head: usize,
+    head: Cell<usize>,
     /// The sender's index when last looked at.
-    tail: usize,
+    tail: Cell<usize>,
 }
 
 /// A ring of `capacity` items.
@@ -64,44 +65,49 @@ pub(super) fn ring<T: Copy + Send>(capacity: usize) -> (Sender<T>, Receiver<T>) 
         tail: CachePadded::new(AtomicUsize::new(0)),
     });
     let mask = capacity - 1;
-    let sender = Sender { shared: Arc::clone(&shared), mask, staged: 0, published: 0, head: 0 };
-    (sender, Receiver { shared, mask, head: 0, tail: 0 })
+    let start = || Cell::new(0);
+    let (staged, published, head) = (start(), start(), start());
+    let sender = Sender { shared: Arc::clone(&shared), mask, staged, published, head };
+    (sender, Receiver { shared, mask, head: start(), tail: start() })
 }
 
 impl<T: Copy + Send> Sender<T> {
     /// Stages `item`, or gives it back when the ring is full.
     #[inline]
-    pub(super) fn push(&mut self, item: T) -> Result<(), T> {
-        if self.staged.wrapping_sub(self.head) > self.mask {
+    pub(super) fn push(&self, item: T) -> Result<(), T> {
+        let staged = self.staged.get();
+        if staged.wrapping_sub(self.head.get()) > self.mask {
             // Acquire: what the receiver read from the slots, it read before it gave them back.
-            self.head = self.shared.head.load(Ordering::Acquire);
-            if self.staged.wrapping_sub(self.head) > self.mask {
+            self.head.set(self.shared.head.load(Ordering::Acquire));
+            if staged.wrapping_sub(self.head.get()) > self.mask {
                 return Err(item);
             }
         }
-        self.shared.slots[self.staged & self.mask].with_mut(|slot| {
-            // SAFETY: the slot is outside of `head..published`, so it is the sender's.
+        self.shared.slots[staged & self.mask].with_mut(|slot| {
+            // SAFETY: the slot is outside of `head..published`, so it is the sender's, and there is
+            // one sender, on one thread.
             unsafe { (*slot).write(item) };
         });
-        self.staged = self.staged.wrapping_add(1);
+        self.staged.set(staged.wrapping_add(1));
         Ok(())
     }
 
     /// How many items are staged and not published.
     #[inline]
     pub(super) fn unpublished(&self) -> usize {
-        self.staged.wrapping_sub(self.published)
+        self.staged.get().wrapping_sub(self.published.get())
     }
 
     /// Makes what is staged visible to the receiver; whether there was anything.
     #[inline]
-    pub(super) fn publish(&mut self) -> bool {
-        if self.staged == self.published {
+    pub(super) fn publish(&self) -> bool {
+        let staged = self.staged.get();
+        if staged == self.published.get() {
             return false;
         }
         // Release: the values are in their slots before the receiver learns of them.
-        self.shared.tail.store(self.staged, Ordering::Release);
-        self.published = self.staged;
+        self.shared.tail.store(staged, Ordering::Release);
+        self.published.set(staged);
         true
     }
 }
@@ -110,31 +116,33 @@ impl<T: Copy + Send> Receiver<T> {
     /// Whether nothing published is left to take.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.head == self.shared.tail.load(Ordering::Acquire)
+        self.head.get() == self.shared.tail.load(Ordering::Acquire)
     }
 
     /// Hands up to `max` items to `take`, oldest first, and says how many.
     #[inline]
-    pub(super) fn drain(&mut self, max: usize, mut take: impl FnMut(T)) -> usize {
-        if self.head == self.tail {
+    pub(super) fn drain(&self, max: usize, mut take: impl FnMut(T)) -> usize {
+        let mut head = self.head.get();
+        if head == self.tail.get() {
             // Acquire: pairs with the release in `publish`.
-            self.tail = self.shared.tail.load(Ordering::Acquire);
-            if self.head == self.tail {
-                return 0;
-            }
+            self.tail.set(self.shared.tail.load(Ordering::Acquire));
         }
-        let count = self.tail.wrapping_sub(self.head).min(max);
+        let count = self.tail.get().wrapping_sub(head).min(max);
+        if count == 0 {
+            return 0;
+        }
         for _ in 0..count {
-            let item = self.shared.slots[self.head & self.mask].with(|slot| {
+            let item = self.shared.slots[head & self.mask].with(|slot| {
                 // SAFETY: the slot is inside `head..published`: it holds a value, and the sender
                 // leaves it alone until `head` is stored below. `T` is `Copy`.
                 unsafe { (*slot).assume_init_read() }
             });
-            self.head = self.head.wrapping_add(1);
+            head = head.wrapping_add(1);
             take(item);
         }
+        self.head.set(head);
         // Release: the slots are read before the sender may write them again.
-        self.shared.head.store(self.head, Ordering::Release);
+        self.shared.head.store(head, Ordering::Release);
         count
     }
 }
@@ -143,7 +151,7 @@ impl<T: Copy + Send> Receiver<T> {
 mod tests {
     use super::*;
 
-    fn take_all<T: Copy + Send>(receiver: &mut Receiver<T>) -> Vec<T> {
+    fn take_all<T: Copy + Send>(receiver: &Receiver<T>) -> Vec<T> {
         let mut taken = Vec::new();
         while receiver.drain(usize::MAX, |item| taken.push(item)) > 0 {}
         taken
@@ -151,20 +159,20 @@ mod tests {
 
     #[test]
     fn nothing_is_seen_before_it_is_published() {
-        let (mut sender, mut receiver) = ring(4);
+        let (sender, receiver) = ring(4);
         sender.push(1).unwrap();
         assert!(receiver.is_empty());
-        assert!(take_all(&mut receiver).is_empty());
+        assert!(take_all(&receiver).is_empty());
         assert_eq!(sender.unpublished(), 1);
         assert!(sender.publish());
         assert!(!sender.publish());
         assert!(!receiver.is_empty());
-        assert_eq!(take_all(&mut receiver), [1]);
+        assert_eq!(take_all(&receiver), [1]);
     }
 
     #[test]
     fn a_full_ring_gives_the_item_back() {
-        let (mut sender, mut receiver) = ring(2);
+        let (sender, receiver) = ring(2);
         sender.push(1).unwrap();
         sender.push(2).unwrap();
         assert_eq!(sender.push(3), Err(3));
@@ -173,15 +181,18 @@ mod tests {
         sender.push(3).unwrap();
         assert_eq!(sender.push(4), Err(4));
         sender.publish();
-        assert_eq!(take_all(&mut receiver), [2, 3]);
+        assert_eq!(take_all(&receiver), [2, 3]);
     }
 
     #[test]
     fn indices_wrap_around() {
-        let (mut sender, mut receiver) = ring(4);
+        let (sender, receiver) = ring(4);
         let start = usize::MAX - 5;
-        (sender.staged, sender.published, sender.head) = (start, start, start);
-        (receiver.head, receiver.tail) = (start, start);
+        for index in
+            [&sender.staged, &sender.published, &sender.head, &receiver.head, &receiver.tail]
+        {
+            index.set(start);
+        }
         sender.shared.head.store(start, Ordering::Relaxed);
         sender.shared.tail.store(start, Ordering::Relaxed);
         for round in 0..5 {
@@ -191,14 +202,14 @@ mod tests {
             assert!(sender.push(99).is_err());
             sender.publish();
             let expected: Vec<i32> = (0..4).map(|item| round * 4 + item).collect();
-            assert_eq!(take_all(&mut receiver), expected);
+            assert_eq!(take_all(&receiver), expected);
         }
     }
 
     #[test]
     fn two_threads_pass_everything_in_order() {
         const ITEMS: u64 = 200_000;
-        let (mut sender, mut receiver) = ring(64);
+        let (sender, receiver) = ring(64);
         let thread = std::thread::spawn(move || {
             for item in 0..ITEMS {
                 while sender.push(item).is_err() {
@@ -238,7 +249,7 @@ mod loom_models {
         model.preemption_bound = Some(3);
         model.check(|| {
             const ITEMS: usize = 4;
-            let (mut sender, mut receiver) = ring::<usize>(2);
+            let (sender, receiver) = ring::<usize>(2);
             let thread = loom::thread::spawn(move || {
                 for item in 0..ITEMS {
                     while sender.push(item).is_err() {

@@ -103,8 +103,9 @@ impl Context {
             self.run_calls();
             activity = Activity::Busy;
         }
+        let suspicious = inner.account.is_suspicious();
         for entry in inner.pollers.active.borrow().iter() {
-            activity = activity.max(self.run_poller(entry));
+            activity = activity.max(self.run_poller(entry, suspicious));
         }
         inner.pollers.settle();
         if now >= inner.next_due.get() {
@@ -125,7 +126,7 @@ impl Context {
     }
 
     #[inline]
-    fn run_poller(&self, entry: &Entry) -> Activity {
+    fn run_poller(&self, entry: &Entry, suspicious: bool) -> Activity {
         // An empty entry is one that was removed earlier in this round.
         let Some(mut poller) = entry.poller.take() else { return Activity::Idle };
         let activity = poller.poll(self);
@@ -140,7 +141,7 @@ impl Context {
             let ticks = account.ran_busy();
             entry.count_busy(ticks);
             self.check_hog(account, ticks, entry);
-        } else if account.is_suspicious() {
+        } else if suspicious {
             self.check_hog(account, account.ran_suspect(), entry);
         } else {
             account.ran_idle();
@@ -198,7 +199,7 @@ impl Context {
                 Some((_, Timer::Task(waker))) => waker.wake(),
                 Some((due, Timer::Poller(entry))) => {
                     entry.timer.set(None);
-                    activity = activity.max(self.run_poller(&entry));
+                    activity = activity.max(self.run_poller(&entry, inner.account.is_suspicious()));
                     if !entry.removed.get() {
                         let period = entry.period.unwrap_or(1);
                         let next = due.after(period);

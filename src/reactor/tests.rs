@@ -329,9 +329,9 @@ fn a_closed_context_holds_nothing_and_takes_nothing() {
 
 #[test]
 fn a_full_ring_gives_the_message_back_and_loses_none() {
-    fn take(cx: &Context, words: [u64; 3]) {
+    fn take(cx: &Context, number: u64, one: u64, index: u64) {
         EXPECTED.with(|expected| {
-            assert_eq!(words, [expected.get(), 1, cx.index() as u64]);
+            assert_eq!([number, one, index], [expected.get(), 1, cx.index() as u64]);
             expected.set(expected.get() + 1);
         });
     }
@@ -491,8 +491,8 @@ fn posts_run_in_order_and_a_full_mailbox_says_so() {
 fn messages_between_reactors_arrive_in_order_under_back_pressure() {
     const MESSAGES: u64 = 100_000;
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    fn take(_: &Context, words: [u64; 3]) {
-        assert_eq!(NEXT.fetch_add(1, Ordering::Relaxed), words[0]);
+    fn take(_: &Context, number: u64, _: u64, _: u64) {
+        assert_eq!(NEXT.fetch_add(1, Ordering::Relaxed), number);
     }
     static HELD: AtomicBool = AtomicBool::new(true);
     group(2, async |cx, reactors| {

@@ -34,4 +34,4 @@ pub use method::{Method, Outcome, Running, States};
 pub use params::{Field, Kind};
 pub use reference::{help as method_help, page as reference_page};
 pub use server::Server;
-pub use services::{BdevOptions, LogControl, LogLevel, RaidOptions, Services};
+pub use services::{BdevOptions, LogControl, LogLevel, Services};

@@ -1,12 +1,14 @@
 //! What the methods work on. The daemon fills it in; it lives on the control reactor.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 use serde_json::{Value, json};
 
 use super::framework::Framework;
 use crate::base::Result;
 use crate::bdev;
+use crate::bdev::vbdev::mirror::MirrorKind;
 use crate::bdev::vbdev::{Raids, WaitingList};
 use crate::load::Loads;
 use crate::memory::HugePages;
@@ -77,22 +79,6 @@ impl BdevOptions {
     }
 }
 
-/// Options of rebuilds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RaidOptions {
-    /// How much is copied at a time, in KiB.
-    pub window_kib: u32,
-    /// How much is copied per second at most, in MiB; 0 for no limit.
-    pub bandwidth_mib: u32,
-}
-
-impl Default for RaidOptions {
-    fn default() -> Self {
-        // As SPDK's.
-        RaidOptions { window_kib: 1024, bandwidth_mib: 0 }
-    }
-}
-
 /// Everything that methods reach.
 pub struct Services {
     /// The control reactor.
@@ -103,8 +89,8 @@ pub struct Services {
     pub bdevs: bdev::Registry,
     /// The raids, whether they are devices or not.
     pub raids: Raids,
-    /// Options of rebuilds that start from now on.
-    pub raid_options: Cell<RaidOptions>,
+    /// The mirrors: options of their background work.
+    pub mirrors: Rc<MirrorKind>,
     /// Virtual devices whose bases are not there yet.
     pub waiting: WaitingList,
     /// Exercises on devices.

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::base::{BlockCount, BlockSize, Error, ErrorKind, Geometry, Result};
+use crate::bdev::vbdev::mirror::RaidOptions;
 use crate::bdev::{ConfigEntry, Device, Opcode};
 use crate::rpc::method::{Outcome, methods};
 use crate::rpc::params::{NoParams, params};
-use crate::rpc::services::{BdevOptions, RaidOptions, Services};
+use crate::rpc::services::{BdevOptions, Services};
 
 methods! {
     /// Sets options of the bdev layer. `bdev_auto_examine` has an effect; the sizes are those of SPDK's
@@ -172,11 +173,11 @@ pub(super) fn config(services: &Services) -> Vec<ConfigEntry> {
     if *options != BdevOptions::default() {
         entries.push(ConfigEntry { method: "bdev_set_options", params: options.params() });
     }
-    let raid_options = services.raid_options.get();
+    let raid_options = services.mirrors.options();
     if raid_options != RaidOptions::default() {
         let params = json!({
-            "process_window_size_kb": raid_options.window_kib,
-            "process_max_bandwidth_mb_sec": raid_options.bandwidth_mib,
+            "process_window_size_kb": raid_options.process_window_size_kb,
+            "process_max_bandwidth_mb_sec": raid_options.process_max_bandwidth_mb_sec,
         });
         entries.push(ConfigEntry { method: "bdev_raid_set_options", params });
     }

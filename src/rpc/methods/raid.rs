@@ -165,13 +165,13 @@ params! {
 }
 
 async fn bdev_raid_set_options(services: Rc<Services>, params: SetOptions) -> Outcome {
-    let mut options = services.raid_options.get();
+    let mut options = services.mirrors.options();
     if let Some(window) = params.process_window_size_kb {
-        options.window_kib = window;
+        options.process_window_size_kb = window;
     }
     if let Some(bandwidth) = params.process_max_bandwidth_mb_sec {
-        options.bandwidth_mib = bandwidth;
+        options.process_max_bandwidth_mb_sec = bandwidth;
     }
-    services.raid_options.set(options);
+    services.mirrors.set_options(options)?;
     Ok(json!(true))
 }

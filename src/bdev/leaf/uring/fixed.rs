@@ -225,3 +225,80 @@ impl FixedBuffers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::medium::{Medium, OpenMode};
+    use super::super::ring::RingOptions;
+    use super::*;
+    use crate::memory::{HugePages, Region};
+
+    fn ring() -> (tempfile::NamedTempFile, Ring) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mode = OpenMode { readonly: false, direct: false, lock_patience: Duration::ZERO };
+        let medium = Medium::open(file.path(), mode).unwrap();
+        let ring = Ring::open(&medium, 4, RingOptions::default()).unwrap();
+        (file, ring)
+    }
+
+    fn segment(view: &RegionView, offset: usize, length: u32) -> Segment {
+        // SAFETY: never given to a device.
+        unsafe { Segment::new(view.region.start().add(offset), length, view.id) }
+    }
+
+    #[test]
+    fn the_table_follows_the_registry() {
+        let (_file, ring) = ring();
+        let registry = Registry::new();
+        let region = || Arc::new(Region::allocate(1 << 20, HugePages::Never).unwrap());
+        let first = registry.add(region()).unwrap();
+        let mut fixed = FixedBuffers::new(&ring, &registry);
+        let Some(index) = fixed.index_of(segment(&first, 4096, 8192)) else {
+            eprintln!("skipped: RLIMIT_MEMLOCK leaves no room for a buffer of 2 MiB");
+            return;
+        };
+        assert!(!fixed.is_behind());
+        let second = registry.add(region()).unwrap();
+        assert!(fixed.is_behind());
+        assert_eq!(fixed.index_of(segment(&second, 0, 512)), None, "not taken up yet");
+        fixed.follow(&ring);
+        let other = fixed.index_of(segment(&second, 0, 512));
+        assert!(other.is_some_and(|other| other != index));
+        registry.remove(first.id);
+        fixed.follow(&ring);
+        assert_eq!(fixed.index_of(segment(&first, 0, 512)), None);
+        // Both the registry's slot and the table's entry are used again, and the old id stays dead.
+        let third = registry.add(region()).unwrap();
+        assert_eq!(third.id.slot(), first.id.slot());
+        fixed.follow(&ring);
+        assert_eq!(fixed.index_of(segment(&third, 0, 512)), Some(index));
+        assert_eq!(fixed.index_of(segment(&first, 0, 512)), None);
+        assert_eq!(fixed.index_of(segment(&second, 0, 512)), other);
+    }
+
+    #[test]
+    fn large_regions_are_taken_up_in_pieces() {
+        let (_file, ring) = ring();
+        let registry = Registry::new();
+        let mut fixed = FixedBuffers::new(&ring, &registry);
+        let region = Region::allocate(PIECE + (2 << 20), HugePages::Never).unwrap();
+        let view = registry.add(Arc::new(region)).unwrap();
+        fixed.follow(&ring);
+        let Some(first) = fixed.index_of(segment(&view, PIECE - 4096, 4096)) else {
+            eprintln!("skipped: RLIMIT_MEMLOCK leaves no room for a buffer of 64 MiB");
+            return;
+        };
+        assert_eq!(fixed.index_of(segment(&view, PIECE, 4096)), None, "a round pins so much only");
+        assert!(fixed.is_behind());
+        fixed.follow(&ring);
+        assert!(!fixed.is_behind());
+        assert_eq!(fixed.index_of(segment(&view, PIECE, 4096)), Some(first + 1));
+        assert_eq!(
+            fixed.index_of(segment(&view, PIECE - 512, 1024)),
+            None,
+            "it lies in two pieces"
+        );
+    }
+}
