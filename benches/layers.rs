@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use weft::base::{BlockCount, BlockSize, Geometry, Lba};
-use weft::bdev::{Channel, Completions, Device, Opcode, Queue, Registry, Request};
+use weft::base::{BlockCount, BlockSize, Geometry, Lba, Uuid};
+use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
+use weft::bdev::{Channel, Completions, Device, Opcode, Queue, Registry, Request, vbdev};
 use weft::memory::{self, Buffer, HugePages, PoolOptions};
 use weft::reactor::Context;
 
@@ -33,6 +34,17 @@ const READ_WRITE: &[Opcode] = &[Opcode::Read, Opcode::Write];
 const STACKS: &[Stack] = &[
     Stack { name: "null", build: |registry| null(registry, "n0"), opcodes: READ },
     Stack { name: "malloc", build: malloc, opcodes: READ_WRITE },
+    Stack { name: "passthru-null", build: passthru, opcodes: READ },
+    Stack {
+        name: "linear-null",
+        build: |registry| raid(registry, RaidLevel::Concat),
+        opcodes: READ,
+    },
+    Stack {
+        name: "stripe-null",
+        build: |registry| raid(registry, RaidLevel::Raid0),
+        opcodes: READ,
+    },
 ];
 
 fn geometry() -> Geometry {
@@ -48,6 +60,25 @@ fn malloc(registry: &Registry) -> Arc<Device> {
     let bdev = weft::bdev::leaf::malloc::Malloc::create("m0", None, geometry(), HugePages::Try)
         .expect("malloc");
     registry.register(bdev, Vec::new()).expect("malloc")
+}
+
+fn passthru(registry: &Registry) -> Arc<Device> {
+    null(registry, "n0");
+    vbdev::passthru::create(registry, "p0", "n0", None).expect("passthru")
+}
+
+/// Over four null devices.
+fn raid(registry: &Registry, level: RaidLevel) -> Arc<Device> {
+    let base_bdevs: Vec<String> = (0..4).map(|index| format!("n{index}")).collect();
+    for name in &base_bdevs {
+        null(registry, name);
+    }
+    let (name, uuid) = ("r0".into(), Uuid::new_v4());
+    let spec = RaidSpec { name, uuid, level, strip_size_kb: 64, base_bdevs, superblock: false };
+    match level {
+        RaidLevel::Concat => vbdev::linear::create(registry, spec).expect("linear"),
+        _ => vbdev::stripe::create(registry, spec).expect("stripe"),
+    }
 }
 
 /// One stack with a queue open, and a payload for each slot.

@@ -8,9 +8,12 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use weft::base::{BlockCount, BlockSize, ByteCount, Geometry, Lba, Result};
+use weft::base::{BlockCount, BlockSize, ByteCount, Geometry, Lba, Result, Uuid};
 use weft::bdev::leaf::malloc::Malloc;
 use weft::bdev::leaf::null::Null;
+use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
+use weft::bdev::vbdev::split::{self, SplitSpec};
+use weft::bdev::vbdev::{delay, error, linear, passthru, stripe};
 use weft::bdev::{
     Bdev, Channel, Completions, Device, HistogramOptions, Info, IoLimits, Opcode, OpcodeSet,
     QosLimits, Queue, Request,
@@ -93,6 +96,15 @@ fn restricted(restrict: impl FnOnce(&mut Info)) -> Arc<dyn Bdev> {
     Arc::new(Restricted { info, base })
 }
 
+fn context() -> Context {
+    let pool = PoolOptions {
+        huge_pages: HugePages::Never,
+        grow: ByteCount(4 << 20),
+        max: ByteCount(32 << 20),
+    };
+    Context::detached(Registry::new(), pool)
+}
+
 struct Load {
     cx: Context,
     channel: Channel,
@@ -102,13 +114,11 @@ struct Load {
 
 impl Load {
     fn new(bdev: Arc<dyn Bdev>) -> Load {
-        let pool = PoolOptions {
-            huge_pages: HugePages::Never,
-            grow: ByteCount(4 << 20),
-            max: ByteCount(32 << 20),
-        };
-        let cx = Context::detached(Registry::new(), pool);
-        let device = Device::new(bdev);
+        Load::on(&context(), &Device::new(bdev))
+    }
+
+    fn on(cx: &Context, device: &Arc<Device>) -> Load {
+        let cx = cx.clone();
         let channel = device.open_channel(&cx, DEPTH as u32).expect("channel");
         let completions = Completions::with_capacity(DEPTH);
         Load { cx, channel, memory: vec![0; DEPTH << 16], completions }
@@ -233,4 +243,37 @@ fn requests_under_limits_and_with_histograms() {
     }
     let recorded = load.channel.device().histogram().expect("enabled").total();
     assert_eq!(recorded, 2 * 120 * DEPTH as u64);
+}
+
+#[test]
+fn virtual_bdevs() {
+    let cx = context();
+    let registry = weft::bdev::Registry::new(&cx);
+    for name in ["a", "b", "c"] {
+        let bdev = Malloc::create(name, None, geometry(), HugePages::Never).expect("memory");
+        registry.register(bdev, Vec::new()).expect("malloc");
+    }
+    let raid = |name: &str, level, bases: &[&str]| RaidSpec {
+        name: name.into(),
+        uuid: Uuid::new_v4(),
+        level,
+        strip_size_kb: 4,
+        base_bdevs: bases.iter().map(|&base| base.into()).collect(),
+        superblock: false,
+    };
+    passthru::create(&registry, "p", "a", None).expect("passthru");
+    error::create(&registry, "p", None).expect("error");
+    delay::create(&registry, "d", "EE_p", None, [1; 4]).expect("delay");
+    let spec = SplitSpec { base: "d".into(), count: 1, size_mib: 0 };
+    split::create(&registry, &spec).expect("split");
+    linear::create(&registry, raid("l", RaidLevel::Concat, &["b", "c"])).expect("linear");
+    let stripe =
+        stripe::create(&registry, raid("s", RaidLevel::Raid0, &["l", "dp0"])).expect("stripe");
+    let mut load = Load::on(&cx, &stripe);
+    // All zeros: comparisons succeed. 8 blocks lie on one base or two, 40 in several pieces on each.
+    for opcode in Opcode::ALL.into_iter().filter(|opcode| OpcodeSet::BLOCK.contains(*opcode)) {
+        for blocks in [8, 40] {
+            assert_eq!(load.allocations(opcode, blocks, 0), 0, "{opcode:?} of {blocks} blocks");
+        }
+    }
 }

@@ -363,24 +363,49 @@ mod tests {
         assert!((due.saturating_sub(9)..=due + 1).contains(&known), "{known} of {due}");
     }
 
-    /// Takes requests and never completes them.
-    struct Hole;
+    /// A queue that takes three requests at a time, and completes them or not.
+    struct Narrow {
+        queue: EmptyQueue,
+        completes: bool,
+    }
 
-    impl Queue for Hole {
+    impl Queue for Narrow {
         fn submit(&mut self, requests: &mut [weft::bdev::Request]) -> usize {
-            // Half a batch at a time: what is left must come again.
-            requests.len().div_ceil(2)
+            let taken = requests.len().min(3);
+            self.queue.submit(&mut requests[..taken])
         }
-        fn poll(&mut self, _: &mut weft::bdev::Completions) -> Activity {
-            Activity::Waiting
+        fn poll(&mut self, completions: &mut weft::bdev::Completions) -> Activity {
+            if self.completes { self.queue.poll(completions) } else { Activity::Waiting }
         }
+    }
+
+    fn narrow(cx: &Context, completes: bool, count: Option<u64>) -> Box<dyn Drive> {
+        let queue = Narrow { queue: EmptyQueue::new(8), completes };
+        worker(cx, Workload::RandRead, queue, None, count)
+    }
+
+    #[test]
+    fn what_a_queue_has_no_room_for_comes_again() {
+        let cx = detached();
+        let (mut core, outcome) = core(vec![narrow(&cx, true, Some(1000))], 0, u64::MAX / 4);
+        // Far more rounds than three at a time need.
+        for _ in 0..2000 {
+            cx.turn();
+            core.poll(&cx);
+        }
+        let result = outcome.take().expect("a count is reached");
+        assert_eq!((result.workers[0].measure.ops(), result.workers[0].lost), (1000, 0));
     }
 
     #[test]
     fn requests_that_never_complete_are_given_up_and_counted() {
         let cx = detached();
-        let workers = vec![worker(&cx, Workload::RandRead, Hole, None, None)];
-        let (mut core, outcome) = core(workers, 0, Tsc::rate() / 100);
+        let (mut core, outcome) = core(vec![narrow(&cx, false, None)], 0, u64::MAX / 4);
+        for _ in 0..10 {
+            cx.turn();
+            core.poll(&cx);
+        }
+        core.signals.stop();
         let result = finish(&cx, &mut core, &outcome);
         assert_eq!((result.workers[0].lost, result.workers[0].measure.ops()), (8, 0));
     }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use weft::base::{ByteCount, Error, Result};
 use weft::bdev::{Claim, Descriptor, Device, Registry};
-use weft::daemon::load_devices;
-use weft::memory::PoolOptions;
+use weft::daemon::{load_devices, local_services, remove_devices};
+use weft::memory::{HugePages, PoolOptions};
 use weft::reactor::{
     Context, CoreList, IdlePolicy, PollerId, ReactorOptions, Reactors, ShutdownSignals, Tsc,
 };
+use weft::rpc::Services;
 
 use crate::arguments::Arguments;
 use crate::core::{Core, CoreResult, Outcome, Signals, Timing};
@@ -76,34 +77,25 @@ struct Session<'a> {
 impl Session<'_> {
     async fn run(&self, plan: RunPlan, nodes: &[Node]) -> Result<Run> {
         let _signals = ShutdownSignals::install(&self.cx, &self.reactors)?;
-        let huge_pages = self.arguments.huge_pages.into();
-        // The services of a configuration own its raids: they stay until the devices are gone.
-        let services = match &self.arguments.config {
-            Some(path) => Some(load_devices(&self.cx, &self.reactors, path, huge_pages).await?),
-            None => None,
+        let config = self.arguments.config.as_deref();
+        let huge_pages = HugePages::from(self.arguments.huge_pages);
+        // The services own the raids: they stay until the devices are gone.
+        let services = match config {
+            Some(path) => load_devices(&self.cx, &self.reactors, path, huge_pages).await?,
+            None => local_services(&self.cx, &self.reactors, huge_pages).await?,
         };
-        let registry = match &services {
-            Some(services) => services.bdevs.clone(),
-            None => Registry::new(&self.cx),
-        };
-        let result = self.run_with(&registry, plan, nodes).await;
-        // Orderly, so that what keeps state on its bases can close it.
-        for device in registry.list().iter().rev() {
-            // A part of a split may have gone together with another.
-            if registry.find(device.name()).is_some() {
-                registry.unregister(device.name()).await?;
-            }
-        }
+        let result = self.run_with(&services, plan, nodes).await;
+        remove_devices(&services).await;
         result
     }
 
     /// The devices to drive: of the configuration, those that no other stands on; then each `--bdev`.
-    fn devices(&self, registry: &Registry, nodes: &[Node]) -> Result<Vec<Arc<Device>>> {
-        let mut devices = registry.list();
-        devices.retain(|device| registry.claimed_by(device.name()).is_none());
-        let builder = Builder::new(registry.clone(), self.arguments.huge_pages.into());
+    async fn devices(&self, services: &Services, nodes: &[Node]) -> Result<Vec<Arc<Device>>> {
+        let mut devices = services.bdevs.list();
+        devices.retain(|device| services.bdevs.claimed_by(device.name()).is_none());
+        let builder = Builder::new(services);
         for node in nodes {
-            devices.push(builder.build(node)?);
+            devices.push(builder.build(node).await?);
         }
         match &self.arguments.config {
             Some(path) if devices.is_empty() => Err(Error::invalid(format!(
@@ -114,11 +106,13 @@ impl Session<'_> {
         }
     }
 
-    async fn run_with(&self, registry: &Registry, plan: RunPlan, nodes: &[Node]) -> Result<Run> {
-        let devices = self.devices(registry, nodes)?;
+    async fn run_with(&self, services: &Services, plan: RunPlan, nodes: &[Node]) -> Result<Run> {
+        let devices = self.devices(services, nodes).await?;
+        // Who finds a label of its own on a device claims it: that is to show now, not under way.
+        services.bdevs.wait_for_examine().await;
         let drain = Tsc::ticks(self.arguments.drain);
         let seats = seats(&plan, &devices, self.reactors.len(), drain)?;
-        let _open = open(registry, &plan, &devices)?;
+        let _open = open(&services.bdevs, &plan, &devices)?;
         let tool = self.calibrate(&seats[0]).await?;
         let mut run = Run {
             specs: self.arguments.sources(),

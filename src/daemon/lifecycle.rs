@@ -64,8 +64,21 @@ pub fn run(options: &Options) -> Result<()> {
     })?
 }
 
-/// Makes the devices of the configuration at `path` in this process, without a socket: for tools that
-/// drive them. They are in the registry of the services; [`remove_devices`] ends their use in order.
+/// The services without a socket and without a device: for tools that make and drive devices in their
+/// own process.
+///
+/// # Errors
+/// None so far but that of a framework that does not start.
+pub async fn local_services(
+    cx: &Context,
+    reactors: &Reactors,
+    huge_pages: HugePages,
+) -> Result<Rc<Services>> {
+    initialized(cx, reactors, &Config::default(), huge_pages).await
+}
+
+/// As [`local_services`], with the devices of the configuration at `path`. They are in the registry of
+/// the services; [`remove_devices`] ends their use in order.
 ///
 /// # Errors
 /// As [`run`] with this configuration.
@@ -75,10 +88,18 @@ pub async fn load_devices(
     path: &Path,
     huge_pages: HugePages,
 ) -> Result<Rc<Services>> {
-    let config = Config::read(path)?;
+    initialized(cx, reactors, &Config::read(path)?, huge_pages).await
+}
+
+async fn initialized(
+    cx: &Context,
+    reactors: &Reactors,
+    config: &Config,
+    huge_pages: HugePages,
+) -> Result<Rc<Services>> {
     let daemon = Daemon::new(cx.clone(), reactors.clone(), huge_pages);
     daemon.services.framework.begin().map_err(|error| Error::invalid(error.to_string()))?;
-    daemon.initialize(&config).await?;
+    daemon.initialize(config).await?;
     Ok(daemon.services)
 }
 

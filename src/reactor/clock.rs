@@ -42,7 +42,7 @@ impl Tsc {
     /// says it, else by a measurement of a few milliseconds.
     pub fn rate() -> u64 {
         static RATE: OnceLock<u64> = OnceLock::new();
-        *RATE.get_or_init(calibration::ticks_per_second)
+        *RATE.get_or_init(|| calibration::ticks_per_second(|| Tsc::read().0))
     }
 
     /// The tick count of `duration`, rounded to the nearest tick; [`u64::MAX`] when it does not fit.

@@ -1,4 +1,5 @@
-//! What code that runs on a reactor can ask of it.
+//! What code that runs on a reactor can ask of it, and the three things that a reactor runs: a [`Poller`],
+//! a [`Message`], a [`Call`].
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
@@ -13,11 +14,10 @@ use std::time::Duration;
 use super::account::Account;
 use super::clock::Tsc;
 use super::idle::IdlePolicy;
-use super::message::{Links, Message, connect};
-use super::poller::{Poller, PollerId};
-use super::pollers::{Entry, Pollers};
-use super::reactors::Reactors;
-use super::remote::Remote;
+use super::links::{Links, connect};
+use super::poller::{Activity, PollerId};
+use super::pollers;
+use super::remote;
 use super::sleep::{Sleeper, WakeGuard};
 use super::tasks::Tasks;
 use super::timer::{TimerHeap, TimerId};
@@ -26,6 +26,65 @@ use crate::memory::{Pool, PoolOptions, Registry};
 
 /// The hog limit of detached contexts.
 const HOG_LIMIT_DETACHED: Duration = Duration::from_secs(1);
+
+/// Something that a reactor runs over and over.
+pub trait Poller {
+    /// Does what there is to do, briefly, and never blocks.
+    fn poll(&mut self, cx: &Context) -> Activity;
+}
+
+/// A closure is a poller.
+impl<F: FnMut(&Context) -> Activity> Poller for F {
+    fn poll(&mut self, cx: &Context) -> Activity {
+        self(cx)
+    }
+}
+
+/// A poller of a reactor.
+pub(super) type Entry = pollers::Entry<dyn Poller>;
+
+/// A closure to run on a reactor.
+pub(super) type Call = Box<dyn FnOnce(&Context) + Send>;
+
+/// The part of a reactor that other threads reach.
+pub(super) type Remote = remote::Remote<Call>;
+
+/// What a [`Message`] runs.
+pub type MessageFunction = fn(&Context, u64, u64, u64);
+
+/// A function to be run on another reactor, and three words for it.
+///
+/// The words are plain numbers: what they mean (an index into a table of the receiver, a length) is between
+/// sender and function.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    function: MessageFunction,
+    words: [u64; 3],
+}
+
+const _: () = assert!(size_of::<Message>() == 32, "two messages fill a cache line");
+
+impl Message {
+    /// A message that runs `function` with `words` on the receiving reactor. The function must be as brief
+    /// as a poller's run.
+    #[inline]
+    pub const fn new(function: MessageFunction, words: [u64; 3]) -> Message {
+        Message { function, words }
+    }
+
+    /// The words.
+    #[inline]
+    pub const fn words(&self) -> [u64; 3] {
+        self.words
+    }
+
+    #[inline]
+    pub(super) fn run(self, cx: &Context) {
+        // One by one they travel in registers, as an array through the stack.
+        let [first, second, third] = self.words;
+        (self.function)(cx, first, second, third);
+    }
+}
 
 /// A handle to the reactor of the current thread. Cheap to clone; never leaves its thread.
 #[derive(Clone)]
@@ -36,14 +95,13 @@ pub(super) struct Inner {
     pub(super) index: usize,
     pub(super) now: Cell<Tsc>,
     pub(super) account: Account,
-    pub(super) pollers: Pollers,
+    pub(super) pollers: pollers::Pollers<dyn Poller>,
     pub(super) timers: RefCell<TimerHeap<Timer>>,
     /// When the first timer is due; the end of time when there is none.
     pub(super) next_due: Cell<Tsc>,
     pub(super) tasks: Tasks,
-    pub(super) links: Links,
+    pub(super) links: Links<Message>,
     pub(super) remote: Arc<Remote>,
-    pub(super) reactors: Option<Reactors>,
     /// Made for the first sleep; empty inside when the system refused.
     pub(super) sleeper: OnceCell<Option<Rc<Sleeper>>>,
     pub(super) calls: Cell<u64>,
@@ -65,14 +123,13 @@ impl Context {
     pub fn detached(regions: Arc<Registry>, pool: PoolOptions) -> Context {
         let remote = Arc::new(Remote::new(0, IdlePolicy::Adaptive));
         let links = connect(std::slice::from_ref(&remote.signal)).pop().expect("one reactor");
-        Context::new(0, remote, links, None, Pool::new(regions, pool), HOG_LIMIT_DETACHED)
+        Context::new(0, remote, links, Pool::new(regions, pool), HOG_LIMIT_DETACHED)
     }
 
     pub(super) fn new(
         index: usize,
         remote: Arc<Remote>,
-        links: Links,
-        reactors: Option<Reactors>,
+        links: Links<Message>,
         pool: Pool,
         hog_limit: Duration,
     ) -> Context {
@@ -81,13 +138,12 @@ impl Context {
             index,
             now: Cell::new(account.mark()),
             account,
-            pollers: Pollers::default(),
+            pollers: pollers::Pollers::default(),
             timers: RefCell::default(),
             next_due: Cell::new(Tsc(u64::MAX)),
             tasks: Tasks::new(Arc::clone(&remote.signal)),
             links,
             remote,
-            reactors,
             sleeper: OnceCell::new(),
             calls: Cell::new(0),
             task_polls: Cell::new(0),
@@ -101,11 +157,6 @@ impl Context {
     #[inline]
     pub fn index(&self) -> usize {
         self.0.index
-    }
-
-    /// The process's reactors; `None` for a detached context.
-    pub fn reactors(&self) -> Option<&Reactors> {
-        self.0.reactors.as_ref()
     }
 
     /// The time of the current poll round: one counter reading, shared by all that runs in the

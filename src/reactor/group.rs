@@ -14,13 +14,11 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::context::Context;
+use super::context::{Context, Message, Remote};
 use super::cores::{CoreList, Pinned};
 use super::idle::IdlePolicy;
-use super::message::{Links, connect};
+use super::links::{Links, connect};
 use super::reactors::{Reactors, thread_name};
-use super::remote::Remote;
-use super::topology::Topology;
 use crate::base::{Error, Result};
 use crate::memory::{Pool, PoolOptions, Registry};
 
@@ -70,7 +68,7 @@ pub fn run<T>(
     let signals: Vec<_> = remotes.iter().map(|remote| Arc::clone(&remote.signal)).collect();
     let mut links = connect(&signals).into_iter().enumerate();
     let (_, own_links) = links.next().expect("a core list is never empty");
-    let reactors = Reactors::new(remotes.clone(), Topology::read(), Registry::new());
+    let reactors = Reactors::new(remotes.clone(), Registry::new());
 
     let mut threads = Threads(Vec::with_capacity(remotes.len()));
     let (report, reports) = mpsc::channel();
@@ -106,8 +104,9 @@ pub fn run<T>(
     let before = ThreadBefore::note();
     let (_pinned, cx) = seed.grow()?;
     let own = Closing(cx.clone());
+    // Rebound to be dropped first, should `main` panic: the others stop before reactor 0.
+    let threads = threads;
     let output = cx.block_on(main(cx.clone(), reactors));
-    // Also what an unwinding panic does, in this order: the others, then reactor 0.
     drop(threads);
     drop(own);
     drop(before);
@@ -118,7 +117,7 @@ pub fn run<T>(
 struct Seed {
     index: usize,
     remote: Arc<Remote>,
-    links: Links,
+    links: Links<Message>,
     reactors: Reactors,
     options: ReactorOptions,
 }
@@ -134,7 +133,7 @@ impl Seed {
         let _ = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK));
         remote.set_tid(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs());
         let pool = Pool::new(Arc::clone(reactors.regions()), options.pool);
-        let cx = Context::new(index, remote, links, Some(reactors), pool, options.hog_limit);
+        let cx = Context::new(index, remote, links, pool, options.hog_limit);
         if cx.sleeper().is_none() {
             return Err(Error::new(
                 crate::base::ErrorKind::NoSpace,

@@ -5,28 +5,23 @@
 
 use crossbeam_queue::ArrayQueue;
 
-use super::context::Context;
-
 /// Calls that fit.
 const MAILBOX_CAPACITY: usize = 1024;
 /// Most calls that run in one round.
 pub(super) const CALLS_PER_ROUND: usize = 32;
 
-/// A closure to run on a reactor.
-pub(super) type Call = Box<dyn FnOnce(&Context) + Send>;
-
 /// A reactor's calls.
-pub(super) struct Mailbox {
-    calls: ArrayQueue<Call>,
+pub(super) struct Mailbox<C> {
+    calls: ArrayQueue<C>,
 }
 
-impl Mailbox {
-    pub(super) fn new() -> Mailbox {
+impl<C> Mailbox<C> {
+    pub(super) fn new() -> Mailbox<C> {
         Mailbox { calls: ArrayQueue::new(MAILBOX_CAPACITY) }
     }
 
     /// Puts a call in, or gives it back when the mailbox is full. The caller rings.
-    pub(super) fn put(&self, call: Call) -> Result<(), Call> {
+    pub(super) fn put(&self, call: C) -> Result<(), C> {
         self.calls.push(call)
     }
 
@@ -36,7 +31,7 @@ impl Mailbox {
     }
 
     /// The oldest call.
-    pub(super) fn take(&self) -> Option<Call> {
+    pub(super) fn take(&self) -> Option<C> {
         self.calls.pop()
     }
 

@@ -4,17 +4,19 @@
 //! during a round: a poller that is added waits beside the list, one that is removed leaves an empty
 //! entry, and both are settled when the round is over. A removed poller's box is dropped at once, or,
 //! when it is the one that runs, as soon as it returns.
+//!
+//! The list only keeps pollers; what one is (`P`) and how it is run is for the round.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::poller::{Poller, PollerId};
+use super::poller::PollerId;
 use super::stats::PollerStats;
 use super::timer::TimerId;
 
-pub(super) struct Entry {
+pub(super) struct Entry<P: ?Sized> {
     /// `None` while it runs, and once it is removed.
-    pub(super) poller: Cell<Option<Box<dyn Poller>>>,
+    pub(super) poller: Cell<Option<Box<P>>>,
     pub(super) removed: Cell<bool>,
     pub(super) runs: Cell<u64>,
     pub(super) busy_runs: Cell<u64>,
@@ -29,8 +31,8 @@ pub(super) struct Entry {
     pub(super) name: Box<str>,
 }
 
-impl Entry {
-    fn new(id: PollerId, name: &str, period: Option<u64>, poller: Box<dyn Poller>) -> Entry {
+impl<P: ?Sized> Entry<P> {
+    fn new(id: PollerId, name: &str, period: Option<u64>, poller: Box<P>) -> Entry<P> {
         Entry {
             poller: Cell::new(Some(poller)),
             removed: Cell::new(false),
@@ -77,27 +79,38 @@ impl Entry {
     }
 }
 
-#[derive(Default)]
-pub(super) struct Pollers {
+pub(super) struct Pollers<P: ?Sized> {
     /// Those that run in every round.
-    pub(super) active: RefCell<Vec<Entry>>,
+    pub(super) active: RefCell<Vec<Entry<P>>>,
     /// Those with a period; their turns are timers.
-    timed: RefCell<Vec<Rc<Entry>>>,
+    timed: RefCell<Vec<Rc<Entry<P>>>>,
     /// Added while `active` was in use.
-    added: RefCell<Vec<Entry>>,
+    added: RefCell<Vec<Entry<P>>>,
     /// Whether `settle` has something to do.
     unsettled: Cell<bool>,
     last_id: Cell<u64>,
 }
 
-impl Pollers {
+impl<P: ?Sized> Default for Pollers<P> {
+    fn default() -> Pollers<P> {
+        Pollers {
+            active: RefCell::default(),
+            timed: RefCell::default(),
+            added: RefCell::default(),
+            unsettled: Cell::default(),
+            last_id: Cell::default(),
+        }
+    }
+}
+
+impl<P: ?Sized> Pollers<P> {
     fn next_id(&self) -> PollerId {
         let id = self.last_id.get() + 1;
         self.last_id.set(id);
         PollerId(id)
     }
 
-    pub(super) fn add_active(&self, name: &str, poller: Box<dyn Poller>) -> PollerId {
+    pub(super) fn add_active(&self, name: &str, poller: Box<P>) -> PollerId {
         let id = self.next_id();
         self.added.borrow_mut().push(Entry::new(id, name, None, poller));
         self.unsettled.set(true);
@@ -106,7 +119,7 @@ impl Pollers {
     }
 
     /// The caller sets its first timer.
-    pub(super) fn add_timed(&self, name: &str, period: u64, poller: Box<dyn Poller>) -> Rc<Entry> {
+    pub(super) fn add_timed(&self, name: &str, period: u64, poller: Box<P>) -> Rc<Entry<P>> {
         let entry = Rc::new(Entry::new(self.next_id(), name, Some(period), poller));
         self.timed.borrow_mut().push(Rc::clone(&entry));
         entry
@@ -115,7 +128,7 @@ impl Pollers {
     /// Removes a poller; gives its timer back, for the caller to cancel. The poller is dropped here
     /// (unless it runs), with no borrow held, since it may call back.
     pub(super) fn remove(&self, id: PollerId) -> Option<TimerId> {
-        let retire = |entry: &Entry| {
+        let retire = |entry: &Entry<P>| {
             entry.removed.set(true);
             entry.poller.take()
         };
@@ -178,7 +191,7 @@ impl Pollers {
         let (active, added, timed) =
             (self.active.borrow(), self.added.borrow(), self.timed.borrow());
         let entries = || active.iter().chain(added.iter()).chain(timed.iter().map(Rc::as_ref));
-        let idle_runs: u64 = entries().map(Entry::idle_runs).sum();
+        let idle_runs: u64 = entries().map(Entry::<P>::idle_runs).sum();
         let idle = idle_ticks as f64 / idle_runs.max(1) as f64;
         let mut stats: Vec<PollerStats> =
             entries().filter(|entry| !entry.removed.get()).map(|entry| entry.stats(idle)).collect();

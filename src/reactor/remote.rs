@@ -1,15 +1,15 @@
-//! The part of a reactor that other threads reach.
+//! The part of a reactor that other threads reach. A call is a `C`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use super::idle::{IdlePolicy, SharedPolicy};
-use super::mailbox::{Call, Mailbox};
+use super::mailbox::Mailbox;
 use super::sleep::Signal;
 
-pub(super) struct Remote {
+pub(super) struct Remote<C> {
     pub(super) signal: Arc<Signal>,
-    pub(super) mailbox: Mailbox,
+    pub(super) mailbox: Mailbox<C>,
     pub(super) policy: SharedPolicy,
     pub(super) core: usize,
     tid: AtomicU32,
@@ -17,15 +17,15 @@ pub(super) struct Remote {
 }
 
 /// Why a call was not taken.
-pub(super) enum Refused {
+pub(super) enum Refused<C> {
     /// The mailbox is full.
-    Full(Call),
+    Full(C),
     /// The reactor has stopped.
     Stopped,
 }
 
-impl Remote {
-    pub(super) fn new(core: usize, policy: IdlePolicy) -> Remote {
+impl<C> Remote<C> {
+    pub(super) fn new(core: usize, policy: IdlePolicy) -> Remote<C> {
         Remote {
             signal: Arc::new(Signal::new()),
             mailbox: Mailbox::new(),
@@ -37,7 +37,7 @@ impl Remote {
     }
 
     /// Puts a call into the mailbox and sees to it that the reactor notices.
-    pub(super) fn post(&self, call: Call) -> Result<(), Refused> {
+    pub(super) fn post(&self, call: C) -> Result<(), Refused<C>> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Refused::Stopped);
         }
@@ -71,5 +71,42 @@ impl Remote {
     /// The kernel's id of the reactor's thread.
     pub(super) fn tid(&self) -> u32 {
         self.tid.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, not(weft_loom)))]
+mod tests {
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use super::super::clock::Tsc;
+    use super::super::idle::Wake;
+    use super::super::sleep::Sleeper;
+    use super::*;
+
+    /// Whatever another thread brings ends a sleep at once, not only at its time limit.
+    #[test]
+    fn everything_that_brings_work_wakes() {
+        let bringers: [fn(&Remote<()>); 4] = [
+            |remote| assert!(remote.post(()).is_ok()),
+            |remote| remote.set_policy(IdlePolicy::Poll),
+            |remote| remote.signal.request_stop(),
+            |remote| Waker::from(Arc::clone(&remote.signal)).wake(),
+        ];
+        for (number, bring) in bringers.into_iter().enumerate() {
+            let remote = Arc::new(Remote::new(0, IdlePolicy::Adaptive));
+            let sleeper = Sleeper::new(Arc::clone(&remote.signal)).unwrap();
+            let other = Arc::clone(&remote);
+            let thread = std::thread::spawn(move || {
+                while !other.signal.is_asleep() {
+                    std::thread::yield_now();
+                }
+                bring(&other);
+            });
+            let forever = Tsc::ticks(Duration::from_secs(3000));
+            let wake = sleeper.sleep(forever, true, || false);
+            thread.join().unwrap();
+            assert_eq!(wake, Wake::Doorbell, "bringer {number}");
+        }
     }
 }

@@ -14,13 +14,11 @@ use std::task::{Context as TaskContext, Poll, Wake as TaskWake, Waker};
 
 use super::account::Account;
 use super::clock::Tsc;
-use super::context::{Context, Timer};
+use super::context::{Context, Entry, Remote, Timer};
 use super::cores;
 use super::idle::{Backoff, Decision, IdlePolicy, Wake};
 use super::mailbox::CALLS_PER_ROUND;
 use super::poller::Activity;
-use super::pollers::Entry;
-use super::remote::Remote;
 use super::sleep::Signal;
 use super::stats::{CpuTimes, ReactorStats};
 
@@ -95,7 +93,7 @@ impl Context {
         inner.now.set(now);
         let mut activity = Activity::Idle;
         inner.tasks.begin_round();
-        if inner.links.drain(self) > 0 {
+        if inner.links.drain(|message| message.run(self)) > 0 {
             self.count_busy("messages");
             activity = Activity::Busy;
         }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use weft::base::{BlockCount, BlockSize, ByteCount, Error, Geometry, Result, Uuid};
@@ -12,37 +13,50 @@ use weft::bdev::vbdev::delay::LatencyKind;
 use weft::bdev::vbdev::error::{Fault, Injection, Target};
 use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
 use weft::bdev::vbdev::split::SplitSpec;
-use weft::bdev::vbdev::{delay, error, linear, passthru, split, stripe};
+use weft::bdev::vbdev::{Raids, delay, error, passthru, split};
 use weft::bdev::{Device, Opcode, Registry};
 use weft::memory::HugePages;
+use weft::rpc::Services;
 
 use super::parse::Node;
 
+/// A device in the making.
+pub type Making<'a> = Pin<Box<dyn Future<Output = Result<Arc<Device>>> + 'a>>;
+
 /// Makes the device of a node over those of its children.
-pub type Build = fn(&Builder, &Node, &[Arc<Device>]) -> Result<Arc<Device>>;
+pub type Build = for<'a> fn(&'a Builder, &'a Node, &'a [Arc<Device>]) -> Making<'a>;
 
 /// Makes devices and gives them names.
 pub struct Builder {
     registry: Registry,
+    raids: Raids,
     huge_pages: HugePages,
     /// How many of each kind there are.
     counts: RefCell<BTreeMap<&'static str, usize>>,
 }
 
 impl Builder {
-    /// A builder that registers devices in `registry`.
-    pub fn new(registry: Registry, huge_pages: HugePages) -> Builder {
-        Builder { registry, huge_pages, counts: RefCell::default() }
+    /// A builder that registers devices where the other devices of the services are.
+    pub fn new(services: &Services) -> Builder {
+        Builder {
+            registry: services.bdevs.clone(),
+            raids: services.raids.clone(),
+            huge_pages: services.huge_pages,
+            counts: RefCell::default(),
+        }
     }
 
     /// Makes the device and all it stands on.
     ///
     /// # Errors
     /// What the device said, with the kind that it is of.
-    pub fn build(&self, node: &Node) -> Result<Arc<Device>> {
-        let children = node.children.iter().map(|child| self.build(child));
-        let children = children.collect::<Result<Vec<_>>>()?;
+    pub async fn build(&self, node: &Node) -> Result<Arc<Device>> {
+        let mut children = Vec::new();
+        for child in &node.children {
+            children.push(Box::pin(self.build(child)).await?);
+        }
         (node.kind.build)(self, node, &children)
+            .await
             .map_err(|error| error.context(format_args!("--bdev {}", node.kind.name)))
     }
 
@@ -62,6 +76,27 @@ impl Builder {
     }
 }
 
+/// Kinds that are made at once.
+macro_rules! at_once {
+    ($($name:ident = $make:ident;)*) => {
+        $(pub(super) fn $name<'a>(
+            builder: &'a Builder,
+            node: &'a Node,
+            bases: &'a [Arc<Device>],
+        ) -> Making<'a> {
+            Box::pin(std::future::ready($make(builder, node, bases)))
+        })*
+    };
+}
+
+at_once! {
+    malloc = make_malloc;
+    null = make_null;
+    passthru = make_passthru;
+    split = make_split;
+    delay = make_delay;
+}
+
 fn geometry(node: &Node) -> Result<Geometry> {
     let bytes = node.size("size").unwrap_or(1 << 30);
     let block_size = BlockSize::new(node.size("block").unwrap_or(4096))?;
@@ -75,18 +110,25 @@ fn geometry(node: &Node) -> Result<Geometry> {
     Geometry::new(block_size, unbounded.blocks_in(ByteCount(bytes)))
 }
 
-pub(super) fn malloc(builder: &Builder, node: &Node, _: &[Arc<Device>]) -> Result<Arc<Device>> {
+fn make_malloc(builder: &Builder, node: &Node, _: &[Arc<Device>]) -> Result<Arc<Device>> {
     let name = builder.name(node);
     let bdev = Malloc::create(&name, None, geometry(node)?, builder.huge_pages)?;
     builder.registry.register(bdev, Vec::new())
 }
 
-pub(super) fn null(builder: &Builder, node: &Node, _: &[Arc<Device>]) -> Result<Arc<Device>> {
+fn make_null(builder: &Builder, node: &Node, _: &[Arc<Device>]) -> Result<Arc<Device>> {
     let bdev = Null::create(&builder.name(node), None, geometry(node)?);
     builder.registry.register(bdev, Vec::new())
 }
 
-pub(super) fn uring(builder: &Builder, node: &Node, _: &[Arc<Device>]) -> Result<Arc<Device>> {
+pub(super) fn uring<'a>(builder: &'a Builder, node: &'a Node, _: &'a [Arc<Device>]) -> Making<'a> {
+    Box::pin(async {
+        let options = uring_options(builder, node)?;
+        builder.registry.register(Uring::open(options).await?, Vec::new())
+    })
+}
+
+fn uring_options(builder: &Builder, node: &Node) -> Result<UringOptions> {
     let path = node.text("path").ok_or_else(|| Error::invalid("which file? write uring:PATH"))?;
     let mut options = UringOptions::new(builder.name(node), path);
     if let Some(bytes) = node.size("block") {
@@ -97,44 +139,64 @@ pub(super) fn uring(builder: &Builder, node: &Node, _: &[Arc<Device>]) -> Result
     options.sqpoll = node.flag("sqpoll").unwrap_or(options.sqpoll);
     options.readonly = node.flag("readonly").unwrap_or(options.readonly);
     options.fixed_buffers = node.flag("fixed").unwrap_or(options.fixed_buffers);
-    builder.registry.register(Uring::create(options)?, Vec::new())
+    Ok(options)
 }
 
-fn raid_spec(builder: &Builder, node: &Node, level: RaidLevel, bases: &[Arc<Device>]) -> RaidSpec {
-    RaidSpec {
-        name: builder.name(node),
-        uuid: Uuid::new_v4(),
-        level,
-        strip_size_kb: 0,
-        base_bdevs: bases.iter().map(|base| base.name().into()).collect(),
-        superblock: false,
-    }
-}
-
-pub(super) fn stripe(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Result<Arc<Device>> {
-    let mut spec = raid_spec(builder, node, RaidLevel::Raid0, bases);
-    let unit = node.size("unit").unwrap_or(64 << 10);
-    if !unit.is_multiple_of(1024) || unit == 0 {
-        return Err(Error::invalid(format!("unit={unit}: whole KiB are possible")));
-    }
-    spec.strip_size_kb = u32::try_from(unit / 1024)
-        .map_err(|_| Error::invalid(format!("unit={unit}: less than 4T is possible")))?;
-    stripe::create(&builder.registry, spec)
-}
-
-pub(super) fn linear(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Result<Arc<Device>> {
-    linear::create(&builder.registry, raid_spec(builder, node, RaidLevel::Concat, bases))
-}
-
-pub(super) fn passthru(
+/// Makes a raid of this level, with strips of `unit` bytes where it has any.
+async fn raid(
     builder: &Builder,
     node: &Node,
     bases: &[Arc<Device>],
+    level: RaidLevel,
+    unit: u64,
 ) -> Result<Arc<Device>> {
+    if !unit.is_multiple_of(1024) {
+        return Err(Error::invalid(format!("unit={unit}: whole KiB are possible")));
+    }
+    let spec = RaidSpec {
+        name: builder.name(node),
+        uuid: Uuid::new_v4(),
+        level,
+        strip_size_kb: u32::try_from(unit / 1024)
+            .map_err(|_| Error::invalid(format!("unit={unit}: less than 4T is possible")))?,
+        base_bdevs: bases.iter().map(|base| base.name().into()).collect(),
+        superblock: false,
+    };
+    let name = spec.name.clone();
+    builder.raids.create(spec).await?;
+    builder.registry.get(&name)
+}
+
+pub(super) fn stripe<'a>(
+    builder: &'a Builder,
+    node: &'a Node,
+    bases: &'a [Arc<Device>],
+) -> Making<'a> {
+    let unit = node.size("unit").unwrap_or(64 << 10);
+    Box::pin(raid(builder, node, bases, RaidLevel::Raid0, unit))
+}
+
+pub(super) fn mirror<'a>(
+    builder: &'a Builder,
+    node: &'a Node,
+    bases: &'a [Arc<Device>],
+) -> Making<'a> {
+    Box::pin(raid(builder, node, bases, RaidLevel::Raid1, 0))
+}
+
+pub(super) fn linear<'a>(
+    builder: &'a Builder,
+    node: &'a Node,
+    bases: &'a [Arc<Device>],
+) -> Making<'a> {
+    Box::pin(raid(builder, node, bases, RaidLevel::Concat, 0))
+}
+
+fn make_passthru(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Result<Arc<Device>> {
     passthru::create(&builder.registry, &builder.name(node), bases[0].name(), None)
 }
 
-pub(super) fn split(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Result<Arc<Device>> {
+fn make_split(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Result<Arc<Device>> {
     let count = node.number("count").unwrap_or(2);
     let part = node.number("part").unwrap_or(0);
     let count = u32::try_from(count)
@@ -146,7 +208,7 @@ pub(super) fn split(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Re
     })
 }
 
-pub(super) fn delay(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Result<Arc<Device>> {
+fn make_delay(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Result<Arc<Device>> {
     let read = node.number("read").unwrap_or(0);
     let write = node.number("write").unwrap_or(0);
     let mut latencies = [0; 4];
@@ -157,7 +219,22 @@ pub(super) fn delay(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Re
     delay::create(&builder.registry, &builder.name(node), bases[0].name(), None, latencies)
 }
 
-pub(super) fn error(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Result<Arc<Device>> {
+pub(super) fn error<'a>(
+    builder: &'a Builder,
+    node: &'a Node,
+    bases: &'a [Arc<Device>],
+) -> Making<'a> {
+    Box::pin(async {
+        let (target, injection) = fault(node)?;
+        let device = error::create(&builder.registry, bases[0].name(), None)?;
+        // Those who look for labels on it read it too: the fault is not for them.
+        builder.registry.wait_for_examine().await;
+        error::inject(&builder.registry, device.name(), target, injection)?;
+        Ok(device)
+    })
+}
+
+fn fault(node: &Node) -> Result<(Target, Injection)> {
     let target = match node.text("io").unwrap_or("all") {
         "all" => Target::All,
         "read" => Target::Opcode(Opcode::Read),
@@ -185,8 +262,5 @@ pub(super) fn error(builder: &Builder, node: &Node, bases: &[Arc<Device>]) -> Re
         }
     };
     let count = u32::try_from(node.number("count").unwrap_or(1)).unwrap_or(u32::MAX);
-    let device = error::create(&builder.registry, bases[0].name(), None)?;
-    let injection = Injection { fault, count, queue_depth: 0 };
-    error::inject(&builder.registry, device.name(), target, injection)?;
-    Ok(device)
+    Ok((target, Injection { fault, count, queue_depth: 0 }))
 }

@@ -133,6 +133,14 @@ pub static KINDS: &[Kind] = &[
         build: build::stripe,
     },
     Kind {
+        name: "mirror",
+        summary: "raid1: the same on each",
+        children: children(limits::MIRROR_LEGS_MIN, limits::MIRROR_LEGS_MAX),
+        bare: None,
+        options: &[NAME],
+        build: build::mirror,
+    },
+    Kind {
         name: "linear",
         summary: "concat: one after the other",
         children: children(1, limits::CHILDREN_MAX),

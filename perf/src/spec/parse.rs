@@ -325,11 +325,11 @@ mod tests {
 
     #[test]
     fn devices_nest_and_commas_find_their_owner() {
-        let text = "stripe:unit=64K(malloc:size=1G,block=512,null,linear(null:size=2M,null))";
+        let text = "stripe:unit=64K(malloc:size=1G,block=512,null,mirror(null:size=2M,null))";
         let node = parse(text).unwrap();
         assert_eq!(node.size("unit"), Some(64 << 10));
         let kinds: Vec<&str> = node.children.iter().map(|child| child.kind.name).collect();
-        assert_eq!(kinds, ["malloc", "null", "linear"]);
+        assert_eq!(kinds, ["malloc", "null", "mirror"]);
         assert_eq!(node.children[0].size("block"), Some(512));
         assert_eq!(node.children[2].children[0].size("size"), Some(2 << 20));
     }

@@ -113,15 +113,18 @@ impl Relay {
 
     /// Completes the request in a slot with `status`.
     pub(super) fn finish(&mut self, slot: u32, status: Status) {
-        let completion = self.slots[slot as usize].complete(status);
-        self.free.push(slot);
-        self.finished.push(completion);
+        let blocks = self.slots[slot as usize].ticket.blocks;
+        self.finish_as(slot, status, blocks);
     }
 
     /// Completes the request in a slot as the base did.
     pub(super) fn finish_as(&mut self, slot: u32, status: Status, blocks: u32) {
         let ticket = self.slots[slot as usize].ticket;
         self.free.push(slot);
+        debug_assert!(
+            self.finished.len() < self.depth,
+            "more requests were taken than there is room"
+        );
         // For all but passthrough commands `blocks` is what the ticket says anyway.
         self.finished.push(ticket.complete_passthrough(status, blocks));
     }

@@ -298,17 +298,14 @@ impl Control {
         let bases: Vec<RaidBase> = places.iter().map(base).collect();
         let mut summary = RaidSummary::new(&self.spec, RaidState::Online, bases);
         summary.info.num_base_bdevs_operational = summary.info.num_base_bdevs_discovered;
-        if let Some(progress) = &*self.copying.borrow()
-            && let Work::Rebuild { place, .. } = progress.work
-        {
-            summary.info.process = Some(RaidProcess {
-                kind: "rebuild",
-                target: places[place].member.name.clone(),
-                progress: RaidProgress {
-                    blocks: progress.blocks_done.get(),
-                    percent: progress.percent(),
-                },
-            });
+        if let Some(progress) = &*self.copying.borrow() {
+            let (kind, target) = match progress.work {
+                Work::Rebuild { place, .. } => ("rebuild", places[place].member.name.clone()),
+                Work::Resolve => ("resync", self.spec.name.clone()),
+            };
+            let percent = progress.percent();
+            let progress = RaidProgress { blocks: progress.blocks_done.get(), percent };
+            summary.info.process = Some(RaidProcess { kind, target, progress });
         }
         summary
     }

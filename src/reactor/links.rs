@@ -10,7 +10,6 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::context::Context;
 use super::ring::{Receiver, Sender, ring};
 use super::sleep::Signal;
 
@@ -26,52 +25,15 @@ const RINGS_PER_ROUND: usize = 8;
 
 const _: () = assert!(PUBLISH_BATCH < RING_CAPACITY && DRAIN_BATCH <= RING_CAPACITY);
 
-/// What a [`Message`] runs.
-pub type MessageFunction = fn(&Context, u64, u64, u64);
-
-/// A function to be run on another reactor, and three words for it.
-///
-/// The words are plain numbers: what they mean (an index into a table of the receiver, a length) is between
-/// sender and function.
-#[derive(Clone, Copy, Debug)]
-pub struct Message {
-    function: MessageFunction,
-    words: [u64; 3],
-}
-
-const _: () = assert!(size_of::<Message>() == 32, "two messages fill a cache line");
-
-impl Message {
-    /// A message that runs `function` with `words` on the receiving reactor. The function must be as brief
-    /// as a poller's run.
-    #[inline]
-    pub const fn new(function: MessageFunction, words: [u64; 3]) -> Message {
-        Message { function, words }
-    }
-
-    /// The words.
-    #[inline]
-    pub const fn words(&self) -> [u64; 3] {
-        self.words
-    }
-
-    #[inline]
-    fn run(self, cx: &Context) {
-        // One by one they travel in registers, as an array through the stack.
-        let [first, second, third] = self.words;
-        (self.function)(cx, first, second, third);
-    }
-}
-
-struct Outgoing {
-    sender: Sender<Message>,
+struct Outgoing<M> {
+    sender: Sender<M>,
     /// The receiver's signal; none for the ring to oneself.
     signal: Option<Arc<Signal>>,
     /// Whether the index is in `Links::staged`.
     listed: Cell<bool>,
 }
 
-impl Outgoing {
+impl<M: Copy + Send> Outgoing<M> {
     #[inline]
     fn publish(&self) {
         if self.sender.publish()
@@ -83,9 +45,9 @@ impl Outgoing {
 }
 
 /// A reactor's ends of the rings.
-pub(super) struct Links {
-    outgoing: Vec<Outgoing>,
-    incoming: Vec<Receiver<Message>>,
+pub(super) struct Links<M> {
+    outgoing: Vec<Outgoing<M>>,
+    incoming: Vec<Receiver<M>>,
     /// The rings with staged messages.
     staged: RefCell<Vec<usize>>,
     /// The ring to look at first in the next round.
@@ -94,9 +56,9 @@ pub(super) struct Links {
 }
 
 /// Connects reactors, each with all; `signals` has one of each.
-pub(super) fn connect(signals: &[Arc<Signal>]) -> Vec<Links> {
+pub(super) fn connect<M: Copy + Send>(signals: &[Arc<Signal>]) -> Vec<Links<M>> {
     let count = signals.len();
-    let mut incoming: Vec<Vec<Receiver<Message>>> =
+    let mut incoming: Vec<Vec<Receiver<M>>> =
         (0..count).map(|_| Vec::with_capacity(count)).collect();
     let mut outgoing = Vec::with_capacity(count);
     for from in 0..count {
@@ -122,10 +84,10 @@ pub(super) fn connect(signals: &[Arc<Signal>]) -> Vec<Links> {
         .collect()
 }
 
-impl Links {
+impl<M: Copy + Send> Links<M> {
     /// Stages a message; gives it back when the ring is full, or no reactor has this index.
     #[inline]
-    pub(super) fn send(&self, to: usize, message: Message) -> Result<(), Message> {
+    pub(super) fn send(&self, to: usize, message: M) -> Result<(), M> {
         let Some(outgoing) = self.outgoing.get(to) else { return Err(message) };
         if let Err(message) = outgoing.sender.push(message) {
             // The receiver should see what there is, at least.
@@ -142,7 +104,7 @@ impl Links {
     }
 
     #[inline(never)]
-    fn list(&self, to: usize, outgoing: &Outgoing) {
+    fn list(&self, to: usize, outgoing: &Outgoing<M>) {
         outgoing.listed.set(true);
         // Never grows: each index is in it once at most.
         self.staged.borrow_mut().push(to);
@@ -163,14 +125,14 @@ impl Links {
         staged.clear();
     }
 
-    /// Runs what came in; how many messages.
+    /// Gives `run` what came in; how many messages.
     #[inline]
-    pub(super) fn drain(&self, cx: &Context) -> usize {
+    pub(super) fn drain(&self, mut run: impl FnMut(M)) -> usize {
         let rings = self.incoming.len();
         let mut place = self.next.get();
         let mut count = 0;
         for _ in 0..rings.min(RINGS_PER_ROUND) {
-            count += self.incoming[place].drain(DRAIN_BATCH, |message| message.run(cx));
+            count += self.incoming[place].drain(DRAIN_BATCH, &mut run);
             place = if place + 1 == rings { 0 } else { place + 1 };
         }
         if rings > RINGS_PER_ROUND {
