@@ -34,7 +34,9 @@ fn main() {
         match part.as_str() {
             "own" => own_ring(&allowed, length),
             "pollers" => {
-                [0, 1, 10, 100, 1000].map(|count| poller_cost(&allowed, length, count));
+                for count in [0, 1, 10, 100, 1000] {
+                    poller_cost(&allowed, length, count);
+                }
             }
             "across" if two_cores => across(&allowed, length),
             "round-trip" if two_cores => round_trip(&allowed),
@@ -118,7 +120,7 @@ static END: AtomicU64 = AtomicU64::new(0);
 
 /// Sends itself on to reactor `to`, which answers to `back`, and counts.
 fn bounce(cx: &Context, to: u64, back: u64, count: u64) {
-    if count % 1024 == 0 && STOP.load(Ordering::Relaxed) != 0 {
+    if count.is_multiple_of(1024) && STOP.load(Ordering::Relaxed) != 0 {
         EVENTS.fetch_add(count, Ordering::Relaxed);
         END.store(Tsc::read().0, Ordering::Relaxed);
         STOP.fetch_add(1, Ordering::Relaxed);
@@ -219,28 +221,32 @@ fn poller_cost(allowed: &CoreList, length: Duration, count: u64) {
 
 fn wake_up(allowed: &CoreList) {
     for policy in [IdlePolicy::Poll, IdlePolicy::Adaptive] {
-        let mut latencies = reactors(allowed, 1, policy, async |_, reactors: Reactors| {
-            let (done, finished) = futures_channel::oneshot::channel();
-            let asker = reactors.clone();
-            std::thread::spawn(move || {
-                let (sender, receiver) = mpsc::channel();
-                let latencies: Vec<f64> = (0..100)
-                    .map(|_| {
-                        std::thread::sleep(Duration::from_millis(3));
-                        let sender = sender.clone();
-                        let begin = Tsc::read();
-                        let call = move |_: &Context| {
-                            // The asker waits for it.
-                            let _ = sender.send(Tsc::micros(Tsc::read() - begin));
-                        };
-                        asker.post(0, call).expect("an empty mailbox");
-                        receiver.recv().expect("its sender lives")
-                    })
-                    .collect();
-                let _ = done.send(latencies);
-            });
-            finished.await.expect("the thread does not panic")
+        // Begun here, where no core is chosen yet: a thread inherits its parent's.
+        let (start, started) = mpsc::channel::<Reactors>();
+        let asker = std::thread::spawn(move || {
+            let reactors = started.recv().expect("the reactors start");
+            let (sender, receiver) = mpsc::channel();
+            let latencies: Vec<f64> = (0..100)
+                .map(|_| {
+                    std::thread::sleep(Duration::from_millis(3));
+                    let sender = sender.clone();
+                    let begin = Tsc::read();
+                    let call = move |_: &Context| {
+                        // The asker waits for it.
+                        let _ = sender.send(Tsc::micros(Tsc::read() - begin));
+                    };
+                    reactors.post(0, call).expect("an empty mailbox");
+                    receiver.recv().expect("its sender lives")
+                })
+                .collect();
+            reactors.request_shutdown();
+            latencies
         });
+        reactors(allowed, 1, policy, async |_, reactors: Reactors| {
+            start.send(reactors.clone()).expect("the asker waits");
+            reactors.shutdown_requested().await;
+        });
+        let mut latencies = asker.join().expect("the asker does not panic");
         latencies.sort_by(f64::total_cmp);
         println!(
             "{:<46} {:>9.1} us {:>8.1} p90",
@@ -252,22 +258,24 @@ fn wake_up(allowed: &CoreList) {
 }
 
 fn idle(allowed: &CoreList) {
-    let (share, sleeps, reactors) =
-        reactors(allowed, usize::MAX, IdlePolicy::Adaptive, async |cx: Context, reactors| {
-            cx.add_poller(
-                "every_ms",
-                Some(Duration::from_millis(1)),
-                Box::new(|_: &Context| Activity::Idle),
-            );
-            let (wall, cpu) = (Instant::now(), cpu_seconds(ClockId::ProcessCPUTime));
-            let before = reactors.stats().await;
-            cx.sleep(Duration::from_secs(2)).await;
-            let cpu = cpu_seconds(ClockId::ProcessCPUTime) - cpu;
-            let wall = wall.elapsed().as_secs_f64();
-            let after = reactors.stats().await;
-            let sleeps: u64 = after.iter().zip(&before).map(|(a, b)| a.sleeps - b.sleeps).sum();
-            (cpu / wall * 100.0, sleeps as f64 / wall, reactors.len())
-        });
-    let what = format!("idle, {reactors} adaptive reactors, one 1 ms poller");
-    println!("{what:<46} {share:>8.2} % CPU {sleeps:>7.0} sleeps/s");
+    for period in [None, Some(Duration::from_millis(1))] {
+        let (share, sleeps, reactors) =
+            reactors(allowed, usize::MAX, IdlePolicy::Adaptive, async |cx: Context, reactors| {
+                if let Some(period) = period {
+                    let poller = Box::new(|_: &Context| Activity::Idle);
+                    cx.add_poller("periodic", Some(period), poller);
+                }
+                let (wall, cpu) = (Instant::now(), cpu_seconds(ClockId::ProcessCPUTime));
+                let before = reactors.stats().await;
+                cx.sleep(Duration::from_secs(2)).await;
+                let cpu = cpu_seconds(ClockId::ProcessCPUTime) - cpu;
+                let wall = wall.elapsed().as_secs_f64();
+                let after = reactors.stats().await;
+                let sleeps: u64 = after.iter().zip(&before).map(|(a, b)| a.sleeps - b.sleeps).sum();
+                (cpu / wall * 100.0, sleeps as f64 / wall, reactors.len())
+            });
+        let pollers = if period.is_some() { "one 1 ms poller" } else { "no pollers" };
+        let what = format!("idle, {reactors} adaptive reactors, {pollers}");
+        println!("{what:<46} {share:>8.2} % CPU {sleeps:>7.0} sleeps/s");
+    }
 }

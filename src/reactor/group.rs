@@ -19,7 +19,6 @@ use super::cores::{CoreList, Pinned};
 use super::idle::IdlePolicy;
 use super::links::{Links, connect};
 use super::reactors::{Reactors, thread_name};
-use super::topology::Topology;
 use crate::base::{Error, Result};
 use crate::memory::{Pool, PoolOptions, Registry};
 
@@ -69,7 +68,7 @@ pub fn run<T>(
     let signals: Vec<_> = remotes.iter().map(|remote| Arc::clone(&remote.signal)).collect();
     let mut links = connect(&signals).into_iter().enumerate();
     let (_, own_links) = links.next().expect("a core list is never empty");
-    let reactors = Reactors::new(remotes.clone(), Topology::read(), Registry::new());
+    let reactors = Reactors::new(remotes.clone(), Registry::new());
 
     let mut threads = Threads(Vec::with_capacity(remotes.len()));
     let (report, reports) = mpsc::channel();
@@ -105,8 +104,9 @@ pub fn run<T>(
     let before = ThreadBefore::note();
     let (_pinned, cx) = seed.grow()?;
     let own = Closing(cx.clone());
+    // Rebound to be dropped first, should `main` panic: the others stop before reactor 0.
+    let threads = threads;
     let output = cx.block_on(main(cx.clone(), reactors));
-    // Also what an unwinding panic does, in this order: the others, then reactor 0.
     drop(threads);
     drop(own);
     drop(before);

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 
 use futures_channel::oneshot;
@@ -21,7 +21,8 @@ pub struct Reactors(Arc<Group>);
 
 struct Group {
     remotes: Vec<Arc<Remote>>,
-    topology: Topology,
+    /// Read when first asked for: it takes many small files on a large machine.
+    topology: OnceLock<Topology>,
     regions: Arc<Registry>,
     shutdown: AtomicBool,
     /// Who waits for the request to shut down.
@@ -34,14 +35,10 @@ pub(super) fn thread_name(index: usize) -> String {
 }
 
 impl Reactors {
-    pub(super) fn new(
-        remotes: Vec<Arc<Remote>>,
-        topology: Topology,
-        regions: Arc<Registry>,
-    ) -> Reactors {
+    pub(super) fn new(remotes: Vec<Arc<Remote>>, regions: Arc<Registry>) -> Reactors {
         Reactors(Arc::new(Group {
             remotes,
-            topology,
+            topology: OnceLock::new(),
             regions,
             shutdown: AtomicBool::new(false),
             waiting: Mutex::default(),
@@ -69,7 +66,7 @@ impl Reactors {
 
     /// The machine's cores, NUMA nodes and caches.
     pub fn topology(&self) -> &Topology {
-        &self.0.topology
+        self.0.topology.get_or_init(Topology::read)
     }
 
     /// The registry of the memory regions that all reactors' pools are in.
@@ -186,7 +183,7 @@ impl Reactors {
         for (asleep, call) in calls {
             let Ok(mut stats) = call.await else { continue };
             stats.in_sleep = asleep;
-            stats.numa_node = self.0.topology.numa_node(stats.core).unwrap_or(0);
+            stats.numa_node = self.topology().numa_node(stats.core).unwrap_or(0);
             stats.cpu = CpuTimes::read(stats.core, stats.tid);
             all.push(stats);
         }

@@ -384,6 +384,70 @@ fn figures_tell_what_pollers_did() {
     cx.close();
 }
 
+/// What is logged while `run` runs.
+fn logged(run: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, run);
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+/// A context with which everything is a hog.
+fn impatient() -> Context {
+    let remote = Arc::new(context::Remote::new(0, IdlePolicy::Adaptive));
+    let links = links::connect(std::slice::from_ref(&remote.signal)).pop().unwrap();
+    let pool = crate::memory::Pool::new(Registry::new(), pool());
+    Context::new(0, remote, links, pool, Duration::ZERO)
+}
+
+#[test]
+fn hogs_are_named_in_the_log_but_not_in_every_round() {
+    let log = logged(|| {
+        let cx = impatient();
+        cx.add_poller("slow", None, Box::new(|_: &Context| Activity::Busy));
+        for _ in 0..100 {
+            cx.turn();
+        }
+        cx.close();
+    });
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.contains("poller 'slow' held its reactor"), "{log}");
+    let log = logged(|| {
+        let cx = impatient();
+        cx.spawn(async {});
+        cx.turn();
+    });
+    assert!(log.contains("the task spawned at src/reactor/tests.rs:"), "{log}");
+}
+
+#[test]
+fn a_hog_that_claims_to_be_idle_is_found_out() {
+    let log = logged(|| {
+        let cx = impatient();
+        cx.add_poller("sly", None, Box::new(|_: &Context| Activity::Idle));
+        // As a reactor thread does, without a fresh reading before each round.
+        for _ in 0..4 {
+            cx.round();
+        }
+        cx.close();
+    });
+    assert!(log.contains("poller 'sly' held its reactor"), "{log}");
+}
+
 #[test]
 fn an_idle_adaptive_reactor_sleeps_and_a_polling_one_does_not() {
     let rounds_asleep = |policy| {
