@@ -73,3 +73,40 @@ impl<C> Remote<C> {
         self.tid.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(all(test, not(weft_loom)))]
+mod tests {
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use super::super::clock::Tsc;
+    use super::super::idle::Wake;
+    use super::super::sleep::Sleeper;
+    use super::*;
+
+    /// Whatever another thread brings ends a sleep at once, not only at its time limit.
+    #[test]
+    fn everything_that_brings_work_wakes() {
+        let bringers: [fn(&Remote); 4] = [
+            |remote| assert!(remote.post(Box::new(|_| ())).is_ok()),
+            |remote| remote.set_policy(IdlePolicy::Poll),
+            |remote| remote.signal.request_stop(),
+            |remote| Waker::from(Arc::clone(&remote.signal)).wake(),
+        ];
+        for (number, bring) in bringers.into_iter().enumerate() {
+            let remote = Arc::new(Remote::new(0, IdlePolicy::Adaptive));
+            let sleeper = Sleeper::new(Arc::clone(&remote.signal)).unwrap();
+            let other = Arc::clone(&remote);
+            let thread = std::thread::spawn(move || {
+                while !other.signal.is_asleep() {
+                    std::thread::yield_now();
+                }
+                bring(&other);
+            });
+            let forever = Tsc::ticks(Duration::from_secs(3000));
+            let wake = sleeper.sleep(forever, true, || false);
+            thread.join().unwrap();
+            assert_eq!(wake, Wake::Doorbell, "bringer {number}");
+        }
+    }
+}

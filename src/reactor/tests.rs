@@ -677,7 +677,9 @@ fn reactors_drop_what_they_own_on_their_own_threads_last_one_first() {
 
 #[test]
 fn a_call_that_a_stopping_reactor_does_not_run_is_canceled() {
-    let call = group(1, async |_, reactors| reactors.call(0, |_| ())).unwrap().unwrap();
+    // The handle keeps the mailbox: it must be emptied, not only go.
+    let (call, _reactors) =
+        group(1, async |_, reactors| (reactors.call(0, |_| ()), reactors)).unwrap().unwrap();
     assert_eq!(detached().block_on(call).unwrap_err().kind(), ErrorKind::Canceled);
 }
 
