@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::base::{ErrorKind, Result};
 
-/// `count` reactors, on as many cores as there are: reactors may share one in a test.
+/// `count` reactors; `None`, with a message, on a machine with fewer cores.
 fn group<T>(count: usize, main: impl AsyncFnOnce(Context, Reactors) -> T) -> Result<Option<T>> {
     let allowed = CoreList::all_allowed()?;
     if allowed.cores().len() < count {
@@ -18,7 +18,6 @@ fn group<T>(count: usize, main: impl AsyncFnOnce(Context, Reactors) -> T) -> Res
     }
     let cores = CoreList::new(allowed.cores()[..count].to_vec())?;
     let options = ReactorOptions { pool: pool(), ..ReactorOptions::new(cores) };
-    // On a thread of its own, since `run` pins the one it is on.
     run(options, main).map(Some)
 }
 
