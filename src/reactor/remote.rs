@@ -87,8 +87,8 @@ mod tests {
     /// Whatever another thread brings ends a sleep at once, not only at its time limit.
     #[test]
     fn everything_that_brings_work_wakes() {
-        let bringers: [fn(&Remote<()>); 4] = [
-            |remote| assert!(remote.post(()).is_ok()),
+        let bringers: [fn(&Remote<u32>); 4] = [
+            |remote| assert!(remote.post(1).is_ok()),
             |remote| remote.set_policy(IdlePolicy::Poll),
             |remote| remote.signal.request_stop(),
             |remote| Waker::from(Arc::clone(&remote.signal)).wake(),

@@ -381,7 +381,7 @@ fn logged(run: impl FnOnce()) -> String {
 
 /// A context with which everything is a hog.
 fn impatient() -> Context {
-    let remote = Arc::new(remote::Remote::new(0, IdlePolicy::Adaptive));
+    let remote = Arc::new(context::Remote::new(0, IdlePolicy::Adaptive));
     let links = links::connect(std::slice::from_ref(&remote.signal)).pop().unwrap();
     let pool = crate::memory::Pool::new(Registry::new(), pool());
     Context::new(0, remote, links, pool, Duration::ZERO)
