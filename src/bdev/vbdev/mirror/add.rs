@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::info;
 
-use super::control::{Attached, Command, Control, writes_of};
+use super::control::{Attached, Command, Control, SETTLE, writes_of};
 use super::leg_io::LegIo;
 use super::metadata;
 use super::shared::{LegRole, lock};
@@ -14,6 +15,10 @@ use crate::base::{BlockCount, Error, ErrorKind, Result, Uuid};
 use crate::bdev::label::{Label, MemberState};
 use crate::bdev::vbdev::raids::RAID_CLAIM;
 use crate::bdev::{Descriptor, Device, Event, Registry};
+use crate::reactor::Tsc;
+
+/// How long a leg that is added waits for one that went.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// Opens the device of a leg. `on_gone` gets to know when it goes.
 pub(super) fn open_leg(
@@ -49,6 +54,7 @@ impl Control {
         let Some(registry) = self.registry.upgrade() else {
             return Err(Error::new(ErrorKind::Canceled, "the daemon is stopping"));
         };
+        self.wait_for_close(name).await?;
         let since = self.shared.generation() + 1;
         let place_of_leg = Rc::new(RefCell::new(None));
         let descriptor = {
@@ -63,17 +69,6 @@ impl Control {
         let io = LegIo::open(descriptor.device(), &self.cx)?;
         let joining = self.joining(descriptor.device(), &io).await?;
         let place = joining.place;
-        // The place's last leg may still be closing.
-        if !self.shared.is_closed(self.shared.generation()) {
-            self.shared.wake_queues();
-            self.cx.sleep(std::time::Duration::from_millis(1)).await;
-            if !self.shared.is_closed(self.shared.generation()) {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    "a leg that went out of service has requests outstanding still; try again later",
-                ));
-            }
-        }
         *place_of_leg.borrow_mut() = Some(place);
         {
             let mut places = self.places.borrow_mut();
@@ -107,6 +102,26 @@ impl Control {
         let stays = self.legs_that(|index, leg| index == place && leg.since == since);
         if stays.is_empty() {
             return Err(Error::new(ErrorKind::Io, "its label or intent map cannot be written"));
+        }
+        Ok(())
+    }
+
+    /// Waits until legs that went out of service are closed: their places and devices are free then.
+    async fn wait_for_close(&self, name: &str) -> Result<()> {
+        let is_free = || {
+            !self.closing.borrow().iter().any(|closing| closing == name)
+                && self.shared.is_closed(self.shared.generation())
+        };
+        let begun = Tsc::read();
+        while !is_free() {
+            if Tsc::read().0.wrapping_sub(begun.0) > Tsc::ticks(CLOSE_MAX) {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    "a leg that went out of service has requests outstanding still; try again later",
+                ));
+            }
+            self.shared.wake_queues();
+            self.cx.sleep(SETTLE).await;
         }
         Ok(())
     }

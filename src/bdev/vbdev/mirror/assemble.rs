@@ -10,7 +10,8 @@
 //!   (`configuring`) until it appears, or until an operator says that it will not come, by removing it
 //!   (`bdev_raid_remove_base_bdev`, under the name that it had).
 //!
-//! A leg whose event count is behind is never believed, whatever its label says of itself. Two devices that
+//! A leg whose event count is behind is never believed, whatever its label says of itself: it is brought up to date, from
+//! the map if it is known how it came to be behind, completely otherwise. Two devices that
 //! carry the same leg's label (a clone) are both left alone.
 //!
 //! After that, regions whose intent bit is set on any leg may differ: see `rebuild` for how they are made equal.
@@ -280,7 +281,15 @@ impl Assemblies {
         for mut member in newest.members {
             let position =
                 found.iter().position(|found| found.label.own_member().uuid == member.uuid);
-            let position = position.filter(|_| member.state == MemberState::InSync);
+            let own_event = position.map(|position| found[position].label.event);
+            if member.state == MemberState::InSync && own_event.is_some_and(|own| own + 1 == event)
+            {
+                // The crash came while this event was being recorded: all that the leg can lack is in the map.
+                // (An image from before the last start is two events behind: see below.)
+                member.last_event = event - 1;
+            }
+            let position = position
+                .filter(|_| member.state == MemberState::InSync && own_event == Some(event));
             let leg = match position {
                 Some(position) => {
                     let Found { name, copy, leg, .. } = found.swap_remove(position);
@@ -314,10 +323,13 @@ impl Assemblies {
         let unresolved = in_sync > 1 && dirty > 0;
         let control = built.control(map, unresolved)?;
         info!(mirror = newest.name, in_sync, dirty, event, "a mirror is assembled");
-        // An event of its own: an image of a leg from before is told from the leg.
-        let failed = control.record().await;
-        if failed != 0 {
-            control.drop_legs(failed, "its label cannot be written").await;
+        // Two events of its own: an image of a leg from before is told from a leg that missed one event in a
+        // crash.
+        for _ in 0..2 {
+            let failed = control.record().await;
+            if failed != 0 {
+                control.drop_legs(failed, "its label cannot be written").await;
+            }
             if !control.is_recorded() {
                 return Err(Error::new(ErrorKind::Io, "no label can be written"));
             }
@@ -374,7 +386,10 @@ impl Waiting {
         // Somebody must have the data.
         let has_data = newest.members.iter().any(|member| {
             member.state == MemberState::InSync
-                && found.iter().any(|found| found.label.own_member().uuid == member.uuid)
+                && found.iter().any(|found| {
+                    found.label.own_member().uuid == member.uuid
+                        && found.label.event == newest.event
+                })
         });
         if !has_data && missing.is_empty() {
             missing.push("any leg that is in sync".into());

@@ -31,7 +31,7 @@ use crate::reactor::Context;
 /// How often intent bits that nobody needs any more are looked for.
 const TICK: Duration = Duration::from_secs(1);
 /// How often a change is looked at whether it has reached every queue.
-const SETTLE: Duration = Duration::from_micros(100);
+pub(super) const SETTLE: Duration = Duration::from_micros(100);
 
 /// What others ask of the control task.
 pub(super) enum Command {
@@ -97,6 +97,8 @@ pub(super) struct Control {
     waker: RefCell<Option<Waker>>,
     /// The loss of these legs could not be recorded.
     unrecorded: Cell<bool>,
+    /// Devices of legs that are out of service and not yet let go of.
+    pub closing: Rc<RefCell<Vec<String>>>,
     pub copying: RefCell<Option<Rc<super::rebuild::Progress>>>,
     stopped: Cell<bool>,
 }
@@ -133,6 +135,7 @@ impl Control {
             commands: RefCell::default(),
             waker: RefCell::default(),
             unrecorded: Cell::new(false),
+            closing: Rc::default(),
             copying: RefCell::default(),
             stopped: Cell::new(false),
         })
@@ -311,6 +314,8 @@ impl Control {
         // The view that leaves it out is the next one.
         let generation = self.shared.generation() + 1;
         let (cx, shared) = (self.cx.clone(), Arc::clone(&self.shared));
+        let closing = Rc::clone(&self.closing);
+        closing.borrow_mut().push(attached.io.name());
         self.cx.spawn(async move {
             while shared.generation() < generation || !shared.is_closed(generation) {
                 shared.wake_queues();
@@ -325,6 +330,7 @@ impl Control {
             drop(io);
             writes.set(writes_of(descriptor.device()));
             drop(descriptor);
+            closing.borrow_mut().retain(|other| *other != name);
             info!(mirror = shared.name, leg = name, place = index, "a leg is closed");
         });
     }
@@ -355,7 +361,10 @@ impl Control {
             }
         }
         let mut failed = 0;
-        for (index, io) in self.legs_that(|_, _| true) {
+        // Those in sync first: if the event gets anywhere, it gets to one that has the data.
+        let mut legs = self.legs_that(|_, leg| leg.role == LegRole::InSync);
+        legs.extend(self.legs_that(|_, leg| leg.role == LegRole::Syncing));
+        for (index, io) in legs {
             let label = self.label(index, places_on_leg);
             let copy =
                 self.places.borrow()[index].attached.as_ref().map_or(0, |a| 1 - a.label_copy);
