@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use weft::base::{BlockCount, BlockSize, Geometry, Lba, Uuid};
+use weft::bdev::vbdev::Raids;
+use weft::bdev::vbdev::mirror::MirrorKind;
 use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
 use weft::bdev::{Channel, Completions, Device, Opcode, Queue, Registry, Request, vbdev};
 use weft::memory::{self, Buffer, HugePages, PoolOptions};
@@ -33,7 +35,7 @@ const READ_WRITE: &[Opcode] = &[Opcode::Read, Opcode::Write];
 
 const STACKS: &[Stack] = &[
     Stack { name: "null", build: |registry| null(registry, "n0"), opcodes: READ },
-    Stack { name: "malloc", build: malloc, opcodes: READ_WRITE },
+    Stack { name: "malloc", build: |registry| malloc(registry, "m0"), opcodes: READ_WRITE },
     Stack { name: "passthru-null", build: passthru, opcodes: READ },
     Stack {
         name: "linear-null",
@@ -44,6 +46,21 @@ const STACKS: &[Stack] = &[
         name: "stripe-null",
         build: |registry| raid(registry, RaidLevel::Raid0),
         opcodes: READ,
+    },
+    Stack {
+        name: "mirror-null",
+        build: |registry| mirror(registry, null, false),
+        opcodes: READ_WRITE,
+    },
+    Stack {
+        name: "mirror-malloc",
+        build: |registry| mirror(registry, malloc, false),
+        opcodes: READ_WRITE,
+    },
+    Stack {
+        name: "mirror-label",
+        build: |registry| mirror(registry, malloc, true),
+        opcodes: READ_WRITE,
     },
 ];
 
@@ -56,8 +73,8 @@ fn null(registry: &Registry, name: &str) -> Arc<Device> {
     registry.register(bdev, Vec::new()).expect("null")
 }
 
-fn malloc(registry: &Registry) -> Arc<Device> {
-    let bdev = weft::bdev::leaf::malloc::Malloc::create("m0", None, geometry(), HugePages::Try)
+fn malloc(registry: &Registry, name: &str) -> Arc<Device> {
+    let bdev = weft::bdev::leaf::malloc::Malloc::create(name, None, geometry(), HugePages::Try)
         .expect("malloc");
     registry.register(bdev, Vec::new()).expect("malloc")
 }
@@ -79,6 +96,30 @@ fn raid(registry: &Registry, level: RaidLevel) -> Arc<Device> {
         RaidLevel::Concat => vbdev::linear::create(registry, spec).expect("linear"),
         _ => vbdev::stripe::create(registry, spec).expect("stripe"),
     }
+}
+
+/// Over two legs; with a label, the intent map is on them.
+fn mirror(
+    registry: &Registry,
+    leaf: fn(&Registry, &str) -> Arc<Device>,
+    superblock: bool,
+) -> Arc<Device> {
+    let base_bdevs: Vec<String> = (0..2).map(|index| format!("l{index}")).collect();
+    for name in &base_bdevs {
+        leaf(registry, name);
+    }
+    let raids = Raids::new(registry);
+    raids.add_kind(MirrorKind::new(registry, &raids));
+    let spec = RaidSpec {
+        name: "r0".into(),
+        uuid: Uuid::new_v4(),
+        level: RaidLevel::Raid1,
+        strip_size_kb: 0,
+        base_bdevs,
+        superblock,
+    };
+    registry.context().block_on(raids.create(spec)).expect("mirror");
+    registry.get("r0").expect("mirror")
 }
 
 /// One stack with a queue open, and a payload for each slot.
@@ -108,7 +149,8 @@ impl Bench {
     #[inline]
     fn request(&mut self, slot: usize) -> Request {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let lba = Lba((self.random >> 33) % BLOCKS);
+        // Half the capacity: a label takes some of it.
+        let lba = Lba((self.random >> 33) % (BLOCKS / 2));
         // SAFETY: the buffer lives as long as the bench; nobody looks at it.
         let payload = unsafe { self.buffers[slot].segment(4096) };
         Request::new(self.opcode, lba, 1, payload, slot as u64)
