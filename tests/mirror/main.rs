@@ -464,3 +464,60 @@ fn an_old_image_is_not_believed() {
     assert_equal(&disks, DATA_OFFSET);
     daemon.shut_down();
 }
+
+/// A cleared intent bit says that what was written is stable on all legs, flushed by a client or not.
+#[test]
+fn bits_are_cleared_over_stable_data() {
+    let disks = disks(2, 13);
+    let daemon = Daemon::boot();
+    plug_all(&daemon, &disks);
+    daemon.create(&["Disk0", "Disk1"], true).unwrap();
+    let set = daemon.summary().info.uuid;
+    let history = new_history();
+    let mut clients = [Client::open(&daemon, &history)];
+    for lba in 0..100 {
+        clients[0].write(lba, 1);
+        drain(&daemon, &mut clients);
+    }
+    let cx = daemon.cx.clone();
+    cx.block_on(async {
+        while disks.iter().any(|disk| intent_of(disk, set) != 0) {
+            cx.sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    drop(clients);
+    daemon.crash(&disks);
+    assert_equal(&disks, DATA_OFFSET);
+}
+
+/// A leg is not copied to before every queue sends its writes there too: one that does not look holds it up.
+#[test]
+fn a_leg_joins_when_every_queue_knows() {
+    let disks = disks(2, 17);
+    let daemon = Daemon::boot();
+    plug_all(&daemon, &disks);
+    daemon.create(&["Disk0", "Disk1"], true).unwrap();
+    let history = new_history();
+    filled(&daemon, &history, 1);
+    daemon.cx.block_on(daemon.raids.remove_base("Disk1")).unwrap();
+    let mut clients = [Client::open(&daemon, &history), Client::open(&daemon, &history)];
+    clients[0].write(3, 1);
+    let added = Rc::new(std::cell::Cell::new(false));
+    let (raids, done) = (daemon.raids.clone(), Rc::clone(&added));
+    daemon.cx.spawn(async move {
+        raids.add_base(MIRROR, "Disk1").await.unwrap();
+        done.set(true);
+    });
+    let cx = daemon.cx.clone();
+    cx.block_on(cx.sleep(std::time::Duration::from_millis(50)));
+    clients[1].poll();
+    assert!(!added.get() && daemon.summary().info.process.is_none());
+    drain(&daemon, &mut clients);
+    daemon.until("the rebuild", || {
+        clients.iter_mut().for_each(Client::poll);
+        added.get() && in_sync(&daemon, 2)
+    });
+    assert_equal(&disks, DATA_OFFSET);
+    drop(clients);
+    daemon.shut_down();
+}
