@@ -12,6 +12,9 @@ const SLOTS: usize = 32;
 const ROUNDS: usize = 5;
 const BLOCKS_PER_ROUND: usize = 400_000;
 
+/// Copies one block between the device and a buffer, in a direction of its own, with the next block known.
+type Way = fn(*mut u8, *mut u8, *const u8);
+
 fn main() {
     let device = Region::allocate(DEVICE, HugePages::Try).expect("memory");
     let buffers = Region::allocate(SLOTS * BLOCK, HugePages::Try).expect("memory");
@@ -23,10 +26,10 @@ fn main() {
     let mut state = 1_u64;
     let mut random = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        ((state >> 33) as usize * (DEVICE / BLOCK) >> 31) * BLOCK
+        (((state >> 33) as usize * (DEVICE / BLOCK)) >> 31) * BLOCK
     };
     let mut offsets: Vec<usize> = (0..=BLOCKS_PER_ROUND).map(|_| random()).collect();
-    let ways: [(&str, fn(*mut u8, *mut u8, *const u8)); 5] = [
+    let ways: [(&str, Way); 5] = [
         ("read  memcpy", |medium, memory, _| {
             // SAFETY: both blocks are within their regions.
             unsafe { std::ptr::copy_nonoverlapping(medium, memory, BLOCK) };

@@ -61,7 +61,7 @@ impl Payloads {
                 let length = (bytes - piece * PIECE_MAX).min(PIECE_MAX);
                 let mut buffer = pool.take(length)?;
                 for word in buffer.bytes_mut().chunks_exact_mut(8) {
-                    word.copy_from_slice(&random.next().to_le_bytes());
+                    word.copy_from_slice(&random.next_u64().to_le_bytes());
                 }
                 // SAFETY: by the invariant of this type, which owns the buffer.
                 segments.push(unsafe { buffer.segment(length as u32) });

@@ -17,6 +17,8 @@ use crate::base::{ByteCount, Error, ErrorKind, Result, format_size, parse_size};
 
 /// Size of one I/O of the exercise, in bytes.
 const IO_SIZE: u64 = 64 << 10;
+/// Size of a block of the drives, in bytes.
+const BLOCK_SIZE: u64 = 4096;
 /// How long the daemon may take to answer for the first time.
 const START_MAX: Duration = Duration::from_secs(20);
 /// How long any one stage may take before the quickstart gives up.
@@ -210,7 +212,7 @@ impl Stage {
         file.map_err(|error| Error::os(format!("make {}", path.display()), error))?;
         self.session.call(
             "bdev_uring_create",
-            json!({ "name": format!("drive{index}"), "filename": path, "block_size": 4096 }),
+            json!({ "name": format!("drive{index}"), "filename": path, "block_size": BLOCK_SIZE }),
         )?;
         Ok(())
     }
@@ -299,12 +301,12 @@ impl Stage {
     }
 
     fn note_rebuild(&mut self, raid: &Value) {
-        let Some(rebuilt) = raid.get("last_process") else { return };
-        let blocks = number(rebuilt, "blocks_copied");
+        let Some(rebuilt) = raid.get("weft_last_process") else { return };
+        let blocks = number(rebuilt, "blocks");
         let of =
             elements(raid, "base_bdevs_list").first().map_or(0, |leg| number(leg, "data_size"));
         let share = 100.0 * blocks as f64 / of.max(1) as f64;
-        let amount = format_size(ByteCount(blocks * number(rebuilt, "block_size").max(1)));
+        let amount = format_size(ByteCount(blocks * BLOCK_SIZE));
         self.summary
             .push(("copied by the rebuild".into(), format!("{amount} ({share:.0} % of the leg)")));
     }

@@ -261,9 +261,9 @@ impl Exercise {
             Mode::Check { .. } => None,
             Mode::WriteVerify { .. } => {
                 let watermark = self.watermark();
-                let read = watermark > 0 && self.random.next().is_multiple_of(2);
+                let read = watermark > 0 && self.random.next_u64().is_multiple_of(2);
                 if read && self.passes_left > 0 && self.next <= self.positions {
-                    let place = below(self.random.next(), watermark.min(self.positions));
+                    let place = below(self.random.next_u64(), watermark.min(self.positions));
                     Some(Work::Read { place, generation: self.generation })
                 } else if self.next < self.positions {
                     self.next += 1;

@@ -30,7 +30,7 @@ impl Random {
 
     /// 64 random bits.
     #[inline]
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         let [a, b, c, d] = &mut self.state;
         let result = a.wrapping_add(*d).rotate_left(23).wrapping_add(*a);
         let shifted = *b << 17;
@@ -71,8 +71,8 @@ impl Permutation {
             n,
             mask: size - 1,
             shift: (size.trailing_zeros() / 2).max(1),
-            add: random.next(),
-            multipliers: [random.next() | 1, random.next() | 1],
+            add: random.next_u64(),
+            multipliers: [random.next_u64() | 1, random.next_u64() | 1],
         }
     }
 
@@ -104,7 +104,7 @@ mod tests {
     fn the_generator_is_xoshiro256_plus_plus() {
         // Reference values of the published C code from the state 1, 2, 3, 4.
         let mut random = Random { state: [1, 2, 3, 4] };
-        let first: Vec<u64> = (0..4).map(|_| random.next()).collect();
+        let first: Vec<u64> = (0..4).map(|_| random.next_u64()).collect();
         assert_eq!(first, [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386]);
     }
 
@@ -112,7 +112,7 @@ mod tests {
     fn streams_differ_and_repeat() {
         let take = |stream| {
             let mut random = Random::new(7, stream);
-            (0..8).map(|_| random.next()).collect::<Vec<_>>()
+            (0..8).map(|_| random.next_u64()).collect::<Vec<_>>()
         };
         assert_eq!(take(1), take(1));
         assert_ne!(take(1), take(2));

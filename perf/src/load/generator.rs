@@ -109,7 +109,7 @@ impl Generator {
         if self.sizes.len() == 1 {
             return 0;
         }
-        let draw = self.random.next() >> 32;
+        let draw = self.random.next_u64() >> 32;
         self.sizes.iter().position(|size| draw < size.below).unwrap_or(0)
     }
 }
@@ -170,7 +170,7 @@ impl Load for Generator {
         let size = &self.sizes[index];
         let blocks = size.blocks;
         // One draw serves offset (its upper bits) and mix (its lower 32).
-        let draw = self.random.next();
+        let draw = self.random.next_u64();
         let block = match &mut self.pattern {
             Pattern::Uniform => below(draw, size.positions) * u64::from(blocks),
             Pattern::Sequential { cursor, end } => {
@@ -224,14 +224,14 @@ impl Load for Generator {
             (Pattern::Uniform, _) => {
                 let (positions, blocks) = (size.positions, u64::from(size.blocks));
                 fill.batch(done, batch, || {
-                    let draw = random.next();
+                    let draw = random.next_u64();
                     (below(draw, positions) * blocks, draw)
                 });
             }
             (Pattern::Zipf, Some((zipf, permutation))) => {
                 let blocks = u64::from(size.blocks);
                 fill.batch(done, batch, || {
-                    (permutation.apply(zipf.sample(&mut random)) * blocks, random.next())
+                    (permutation.apply(zipf.sample(&mut random)) * blocks, random.next_u64())
                 });
             }
             (Pattern::Sequential { cursor, end }, _) => {
@@ -240,7 +240,7 @@ impl Load for Generator {
                 fill.batch(done, batch, || {
                     let block = if next + blocks <= end { next } else { 0 };
                     next = block + blocks;
-                    (block, random.next())
+                    (block, random.next_u64())
                 });
                 *cursor = next;
             }

@@ -84,12 +84,16 @@ impl Zipf {
     /// A rank, from 0.
     #[inline]
     pub fn sample(&self, random: &mut Random) -> u64 {
-        let product = u128::from(random.next()) * self.entries.len() as u128;
+        let product = u128::from(random.next_u64()) * self.entries.len() as u128;
         let mut entry = &self.entries[(product >> 64) as usize];
         if product as u64 > entry.threshold {
             entry = &self.entries[entry.alias as usize];
         }
-        if entry.span == 1 { entry.first } else { entry.first + below(random.next(), entry.span) }
+        if entry.span == 1 {
+            entry.first
+        } else {
+            entry.first + below(random.next_u64(), entry.span)
+        }
     }
 }
 

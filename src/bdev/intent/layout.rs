@@ -2,7 +2,10 @@
 
 use crate::base::{Error, Geometry, Lba, Result};
 
-use super::page::{HEADER_BYTES, PAGE_BYTES_MIN};
+/// Bytes in front of the bitmaps of a page.
+pub const HEADER_BYTES: usize = 64;
+/// Smallest page of the map.
+pub const PAGE_BYTES_MIN: u32 = 4096;
 
 /// Shape of an intent map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,13 +16,9 @@
 
 use crc_fast::{CrcAlgorithm, checksum};
 
-use super::layout::MapLayout;
+use super::layout::{HEADER_BYTES, MapLayout};
 use crate::base::{Error, ErrorKind, Result, Uuid};
 
-/// Bytes in front of the bitmaps.
-pub const HEADER_BYTES: usize = 64;
-/// Smallest page.
-pub const PAGE_BYTES_MIN: u32 = 4096;
 const MAGIC: [u8; 8] = *b"WEFTMAP\0";
 const VERSION: u32 = 1;
 

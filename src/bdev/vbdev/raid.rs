@@ -168,6 +168,20 @@ pub struct RaidProcess {
     pub progress: RaidProgress,
 }
 
+/// Background work that has ended. SPDK does not report it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RaidProcessEnd {
+    /// What was done: "rebuild", "resync".
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The base bdev that it was done to, or the raid itself.
+    pub target: String,
+    /// Blocks copied or found not to need it any more; a delta is less than the raid.
+    pub blocks: u64,
+    /// Whether it came to its end.
+    pub completed: bool,
+}
+
 /// What is reported of a raid besides its name: also the `raid` object of its `driver_specific`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RaidInfo {
@@ -190,6 +204,9 @@ pub struct RaidInfo {
     /// Background work, when there is any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<RaidProcess>,
+    /// The last background work that ended, when there was any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weft_last_process: Option<RaidProcessEnd>,
     /// The slots in order.
     pub base_bdevs_list: Vec<RaidBase>,
 }
@@ -222,6 +239,7 @@ impl RaidSummary {
                 num_base_bdevs_discovered: discovered,
                 num_base_bdevs_operational: slots,
                 process: None,
+                weft_last_process: None,
                 base_bdevs_list: bases,
             },
         }

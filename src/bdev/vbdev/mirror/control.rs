@@ -20,11 +20,12 @@ use super::device::Facts;
 use super::leg_io::LegIo;
 use super::metadata;
 use super::options::RaidOptions;
+use super::progress::{Outcome, Progress};
 use super::shared::{Leg, LegRole, LegSet, Report, Shared, lock};
 use crate::base::{Result, Uuid};
 use crate::bdev::intent::Tracker;
 use crate::bdev::label::{Label, Member, MemberState, Places};
-use crate::bdev::vbdev::raid::RaidSpec;
+use crate::bdev::vbdev::raid::{RaidProcessEnd, RaidSpec};
 use crate::bdev::{Descriptor, Device, OpClass, WeakRegistry};
 use crate::reactor::Context;
 
@@ -42,7 +43,7 @@ pub(super) enum Command {
     /// The bdev in this place, that came with this view, goes away.
     Gone(usize, u64),
     /// A copy has ended.
-    Copied(super::rebuild::Outcome),
+    Copied(Outcome),
     /// Look for intent bits to clear.
     Tick,
 }
@@ -99,7 +100,9 @@ pub(super) struct Control {
     unrecorded: Cell<bool>,
     /// Devices of legs that are out of service and not yet let go of.
     pub closing: Rc<RefCell<Vec<String>>>,
-    pub copying: RefCell<Option<Rc<super::rebuild::Progress>>>,
+    pub copying: RefCell<Option<Rc<Progress>>>,
+    /// The last copy that ended, for the operator.
+    pub last_copy: RefCell<Option<RaidProcessEnd>>,
     stopped: Cell<bool>,
 }
 
@@ -137,6 +140,7 @@ impl Control {
             unrecorded: Cell::new(false),
             closing: Rc::default(),
             copying: RefCell::default(),
+            last_copy: RefCell::default(),
             stopped: Cell::new(false),
         })
     }
@@ -385,16 +389,12 @@ impl Control {
 
     /// Publishes the legs in service, and waits until every queue goes by that.
     pub async fn publish(&self) {
-        let places = self.places.borrow();
-        let legs: Vec<Option<Leg>> = places
-            .iter()
-            .map(|place| {
-                let attached = place.attached.as_ref()?;
-                let device = Arc::clone(attached.descriptor.device());
-                Some(Leg { role: attached.role, device, since: attached.since })
-            })
-            .collect();
-        drop(places);
+        let leg_of = |place: &Place| {
+            let attached = place.attached.as_ref()?;
+            let device = Arc::clone(attached.descriptor.device());
+            Some(Leg { role: attached.role, device, since: attached.since })
+        };
+        let legs: Vec<Option<Leg>> = self.places.borrow().iter().map(leg_of).collect();
         let refuse_writes = self.unrecorded.get();
         let generation = self.shared.publish(|view| {
             for (slot, leg) in view.legs.iter_mut().zip(legs) {
@@ -436,18 +436,20 @@ impl Control {
         });
     }
 
+    fn forget_absent(&self, name: &str) {
+        let mut places = self.places.borrow_mut();
+        let absent = |place: &&mut Place| place.member.name == name && place.attached.is_none();
+        if let Some(place) = places.iter_mut().find(absent) {
+            place.member = Member::absent();
+            place.left = None;
+        }
+    }
+
     async fn remove(&self, name: &str) -> Result<bool> {
         let found = self.legs_that(|_, leg| leg.descriptor.device().name() == name);
         let Some((index, _)) = found.first() else {
             // A leg that is not in service: its place becomes an empty one.
-            let mut places = self.places.borrow_mut();
-            if let Some(place) =
-                places.iter_mut().find(|p| p.member.name == name && p.attached.is_none())
-            {
-                place.member = Member::absent();
-                place.left = None;
-            }
-            drop(places);
+            self.forget_absent(name);
             self.drop_legs(0, "").await;
             return Ok(true);
         };

@@ -52,13 +52,18 @@ impl LegIo {
         }
         loop {
             self.poll();
-            let mut done = self.done.borrow_mut();
-            if let Some(index) = done.iter().position(|(other, _)| *other == token) {
-                return done.swap_remove(index).1;
+            if let Some(status) = self.take(token) {
+                return status;
             }
-            drop(done);
             self.cx.yield_now().await;
         }
+    }
+
+    /// How the request of this token ended, if it has.
+    fn take(&self, token: u64) -> Option<Status> {
+        let mut done = self.done.borrow_mut();
+        let index = done.iter().position(|(other, _)| *other == token)?;
+        Some(done.swap_remove(index).1)
     }
 
     fn poll(&self) {

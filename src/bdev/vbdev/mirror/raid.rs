@@ -1,85 +1,30 @@
-//! The mirror as a raid: making one, and what an operator sees of it and does to it.
+//! A mirror as a raid: making one, and what an operator sees of it and does to it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
 
 use super::add::open_leg;
-use super::assemble::Assemblies;
 use super::control::{Attached, Command, Control, Place};
 use super::device::Mirror;
 use super::leg_io::LegIo;
 use super::metadata;
 use super::options::RaidOptions;
-use super::rebuild::Work;
+use super::progress::Work;
 use super::shared::{LEGS, Leg, LegRole, Offsets, Shared, View, lock};
 use crate::base::{BlockCount, Error, ErrorKind, Geometry, Result, Uuid, limits};
 use crate::bdev::intent::{IntentMap, MapLayout};
 use crate::bdev::label::{Member, MemberState, Places};
 use crate::bdev::vbdev::bases;
 use crate::bdev::vbdev::raid::{
-    Raid, RaidBase, RaidFuture, RaidKind, RaidLevel, RaidProcess, RaidProgress, RaidSpec,
-    RaidState, RaidSummary,
+    Raid, RaidBase, RaidFuture, RaidProcess, RaidProgress, RaidSpec, RaidState, RaidSummary,
 };
-use crate::bdev::vbdev::raids::{RAID_CLAIM, Raids};
+use crate::bdev::vbdev::raids::RAID_CLAIM;
 use crate::bdev::{Descriptor, Event, Info, Opcode, Registry};
 
-/// The level raid1 for the table of raids. It also finds mirrors by the labels on their legs.
-pub struct MirrorKind {
-    options: Rc<Cell<RaidOptions>>,
-    assemblies: Rc<Assemblies>,
-}
-
-impl MirrorKind {
-    /// The level, for `raids`. From now on every bdev that is registered is looked at for a label.
-    pub fn new(registry: &Registry, raids: &Raids) -> Rc<MirrorKind> {
-        let options = Rc::new(Cell::new(RaidOptions::default()));
-        let assemblies = Assemblies::start(registry, raids, &options);
-        Rc::new(MirrorKind { options, assemblies })
-    }
-
-    /// The options of mirrors that are made from now on.
-    pub fn options(&self) -> RaidOptions {
-        self.options.get()
-    }
-
-    /// Sets the options of mirrors that are made from now on.
-    ///
-    /// # Errors
-    /// `Invalid` for a window of 0.
-    pub fn set_options(&self, options: RaidOptions) -> Result<()> {
-        if options.process_window_size_kb == 0 {
-            return Err(Error::invalid("process_window_size_kb is 0 (1 or more is possible)"));
-        }
-        self.options.set(options);
-        Ok(())
-    }
-}
-
-impl RaidKind for MirrorKind {
-    fn level(&self) -> RaidLevel {
-        RaidLevel::Raid1
-    }
-
-    fn check(&self, spec: &RaidSpec) -> Result<()> {
-        check(spec)
-    }
-
-    fn create(&self, registry: Registry, spec: RaidSpec) -> RaidFuture<'static, Rc<dyn Raid>> {
-        let made = open_all(&registry, &spec);
-        let options = self.options.get();
-        let assemblies = Rc::clone(&self.assemblies);
-        Box::pin(async move {
-            let control = make(&registry, spec, made?, options).await?;
-            assemblies.started(&control);
-            Ok(Rc::new(MirrorRaid::running(control)) as Rc<dyn Raid>)
-        })
-    }
-}
-
-fn check(spec: &RaidSpec) -> Result<()> {
+pub(super) fn check(spec: &RaidSpec) -> Result<()> {
     let invalid = |what: String| Err(Error::invalid(format!("raid '{}': {what}", spec.name)));
     let count = spec.base_bdevs.len();
     if !(limits::MIRROR_LEGS_MIN..=limits::MIRROR_LEGS_MAX).contains(&count) {
@@ -115,13 +60,13 @@ pub(super) fn open_with_hook(registry: &Registry, name: &str) -> Result<OpenLeg>
     Ok(OpenLeg { descriptor, hook })
 }
 
-fn open_all(registry: &Registry, spec: &RaidSpec) -> Result<Vec<OpenLeg>> {
+pub(super) fn open_all(registry: &Registry, spec: &RaidSpec) -> Result<Vec<OpenLeg>> {
     check(spec)?;
     spec.base_bdevs.iter().map(|name| open_with_hook(registry, name)).collect()
 }
 
 /// Makes a mirror over bdevs that are all there, as raid `spec`.
-async fn make(
+pub(super) async fn make(
     registry: &Registry,
     spec: RaidSpec,
     legs: Vec<OpenLeg>,
@@ -182,6 +127,9 @@ async fn refuse_label(io: &LegIo) -> Result<()> {
     }
 }
 
+/// A leg in service, and which copy of its label is the newest.
+pub(super) type ServingLeg = (OpenLeg, Rc<LegIo>, usize);
+
 /// A mirror in the making.
 pub(super) struct Built {
     registry: Registry,
@@ -191,8 +139,8 @@ pub(super) struct Built {
     places_on_leg: Option<Places>,
     options: RaidOptions,
     event: u64,
-    /// Each place: what the label says, and the leg with the newest copy of its label, if it is in service.
-    pub legs: Vec<(Member, Option<(OpenLeg, Rc<LegIo>, usize)>)>,
+    /// Each place: what the label says, and the leg, if it is in service.
+    pub legs: Vec<(Member, Option<ServingLeg>)>,
 }
 
 impl Built {
@@ -299,15 +247,21 @@ impl Control {
         let mut summary = RaidSummary::new(&self.spec, RaidState::Online, bases);
         summary.info.num_base_bdevs_operational = summary.info.num_base_bdevs_discovered;
         if let Some(progress) = &*self.copying.borrow() {
-            let (kind, target) = match progress.work {
-                Work::Rebuild { place, .. } => ("rebuild", places[place].member.name.clone()),
-                Work::Resolve => ("resync", self.spec.name.clone()),
-            };
+            let (kind, target) = self.describe(progress.work, &places);
             let percent = progress.percent();
             let progress = RaidProgress { blocks: progress.blocks_done.get(), percent };
             summary.info.process = Some(RaidProcess { kind, target, progress });
         }
+        summary.info.weft_last_process = self.last_copy.borrow().clone();
         summary
+    }
+
+    /// What a piece of background work is called, and what it is done to.
+    pub fn describe(&self, work: Work, places: &[Place]) -> (&'static str, String) {
+        match work {
+            Work::Rebuild { place, .. } => ("rebuild", places[place].member.name.clone()),
+            Work::Resolve => ("resync", self.spec.name.clone()),
+        }
     }
 
     /// Tells the device what an operator is to see of it.

@@ -5,7 +5,6 @@
 //! a crash in the regions where they may differ; reads there wait, and have their region done first. Progress is worth
 //! nothing beyond the round: a leg that goes starts over when it comes back.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -14,45 +13,11 @@ use tracing::{error, info};
 use super::control::{Command, Control};
 use super::copy::{Copier, CopyError, regions_of};
 use super::leg_io::LegIo;
+use super::progress::{Outcome, Progress, Work};
 use super::shared::{LegRole, lock};
 use crate::base::Result;
 use crate::bdev::label::MemberState;
-
-/// What is being done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Work {
-    /// All legs are made equal where they may differ.
-    Resolve,
-    /// The leg in this place, that came with this view, is brought up to date.
-    Rebuild { place: usize, since: u64 },
-}
-
-/// How far it has come.
-pub(super) struct Progress {
-    pub work: Work,
-    pub blocks_total: Cell<u64>,
-    pub blocks_done: Cell<u64>,
-    canceled: Cell<bool>,
-}
-
-impl Progress {
-    pub fn cancel(&self) {
-        self.canceled.set(true);
-    }
-
-    /// Done, in percent.
-    pub fn percent(&self) -> u32 {
-        let (done, total) = (self.blocks_done.get(), self.blocks_total.get());
-        (done * 100).checked_div(total).map_or(100, |percent| percent as u32)
-    }
-}
-
-/// How it ended.
-pub(super) struct Outcome {
-    pub work: Work,
-    /// Whether it came to its end; if not, and without an error, it was called off.
-    pub result: std::result::Result<bool, CopyError>,
-}
+use crate::bdev::vbdev::raid::RaidProcessEnd;
 
 /// Sources and targets.
 type Legs = (Vec<Rc<LegIo>>, Vec<Rc<LegIo>>);
@@ -73,12 +38,7 @@ impl Control {
             let Some(work) = syncing else { return };
             work
         };
-        let progress = Rc::new(Progress {
-            work,
-            blocks_total: Cell::new(0),
-            blocks_done: Cell::new(0),
-            canceled: Cell::new(false),
-        });
+        let progress = Rc::new(Progress::new(work));
         *self.copying.borrow_mut() = Some(Rc::clone(&progress));
         let control = Rc::clone(self);
         self.cx.spawn(async move {
@@ -137,7 +97,7 @@ impl Control {
 
     /// Who takes part, at this moment; `None` when the work is called off.
     fn legs_for(&self, progress: &Progress) -> Option<Legs> {
-        if progress.canceled.get() {
+        if progress.is_canceled() {
             return None;
         }
         let in_sync: Vec<Rc<LegIo>> = self
@@ -157,7 +117,13 @@ impl Control {
 
     /// A copy has ended.
     pub async fn copied(&self, outcome: Outcome) {
-        *self.copying.borrow_mut() = None;
+        let ended = self.copying.borrow_mut().take();
+        if let Some(progress) = ended {
+            let (kind, target) = self.describe(progress.work, &self.places.borrow());
+            let completed = matches!(outcome.result, Ok(true));
+            let blocks = progress.blocks_done.get();
+            *self.last_copy.borrow_mut() = Some(RaidProcessEnd { kind, target, blocks, completed });
+        }
         let name = self.shared.name.as_str();
         match (outcome.work, outcome.result) {
             (Work::Resolve, Ok(true)) => {
