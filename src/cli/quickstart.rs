@@ -23,7 +23,9 @@ const BLOCK_SIZE: u64 = 4096;
 const START_MAX: Duration = Duration::from_secs(20);
 /// How long any one stage may take before the quickstart gives up.
 const STAGE_MAX: Duration = Duration::from_secs(600);
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(20);
+/// After this long without writes a mirror has cleared its intent map: legs are known to be equal.
+const INTENT_MAP_CLEARED: Duration = Duration::from_secs(4);
 
 /// Runs the main job from start to end: service, file-backed drives, a striped mirror, verified load, a
 /// failed leg, a delta rebuild. Needs no root and no special hardware
@@ -34,7 +36,7 @@ pub struct QuickstartCommand {
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Size of each of the four drives
-    #[arg(long, default_value = "128M", value_name = "SIZE")]
+    #[arg(long, default_value = "256M", value_name = "SIZE")]
     drive_size: String,
     /// Stops the service and removes everything at the end
     #[arg(long)]
@@ -146,23 +148,20 @@ impl Stage {
     fn play(&mut self, drive_size: ByteCount) -> Result<()> {
         self.session.call("framework_wait_init", json!({}))?;
         self.make_devices(drive_size)?;
-        let load = self.session.call(
-            "weft_load_start",
-            json!({
-                "bdev_name": "volume", "mode": "write_verify", "io_size": IO_SIZE,
-                "queue_depth": 16, "sequential": true,
-            }),
-        )?;
-        let load = load.as_str().unwrap_or_default().to_string();
-        self.wait_for("write and verify", &load, |load, _| {
-            number(load, "durable_generation") >= 1
+        let first = self.start_load(1, Some(1))?;
+        self.wait_for("write and verify", &first, |load, _| {
+            load.get("finished").and_then(Value::as_bool) == Some(true)
         })?;
+        self.session.call("weft_load_stop", json!({ "name": first }))?;
+        thread::sleep(INTENT_MAP_CLEARED);
 
+        let load = self.start_load(2, None)?;
+        self.wait_for("write and verify", &load, |load, _| number(load, "pass_percent") >= 2)?;
         let written = self.load(&load).map(|load| number(&load, "bytes_written"))?;
         self.session.call("bdev_uring_delete", json!({ "name": "drive1" }))?;
         println!("leg        drive1 is pulled out under load");
         self.wait_for("serve degraded", &load, |load, _| {
-            number(load, "bytes_written") > written + drive_size.0 / 4
+            number(load, "bytes_written") > written + drive_size.0 / 8
         })?;
         let raid = self.raid("mirror0")?;
         if number(&raid, "num_base_bdevs_operational") != 1 {
@@ -199,6 +198,18 @@ impl Stage {
         self.summary.push(("verified at the end".into(), size_of(&checked, "bytes_verified")));
         self.print_summary();
         Ok(())
+    }
+
+    /// Starts writing pass after pass, from `generation` on.
+    fn start_load(&mut self, generation: u64, passes: Option<u64>) -> Result<String> {
+        let load = self.session.call(
+            "weft_load_start",
+            json!({
+                "bdev_name": "volume", "mode": "write_verify", "io_size": IO_SIZE,
+                "queue_depth": 16, "sequential": true, "generation": generation, "passes": passes,
+            }),
+        )?;
+        Ok(load.as_str().unwrap_or_default().to_string())
     }
 
     fn make_drive(&mut self, index: usize, size: ByteCount) -> Result<()> {
