@@ -245,11 +245,19 @@ impl Control {
         };
         let bases: Vec<RaidBase> = places.iter().map(base).collect();
         let mut summary = RaidSummary::new(&self.spec, RaidState::Online, bases);
-        summary.info.num_base_bdevs_operational = summary.info.num_base_bdevs_discovered;
+        // A leg that is being brought up to date is there, but nothing is read from it.
+        let in_sync =
+            |place: &&Place| place.attached.as_ref().is_some_and(|leg| leg.role == LegRole::InSync);
+        summary.info.num_base_bdevs_operational = places.iter().filter(in_sync).count() as u32;
         if let Some(progress) = &*self.copying.borrow() {
             let (kind, target) = self.describe(progress.work, &places);
             let percent = progress.percent();
             let progress = RaidProgress { blocks: progress.blocks_done.get(), percent };
+            summary.info.process = Some(RaidProcess { kind, target, progress });
+        } else if self.shared.view().unresolved {
+            // About to start.
+            let (kind, target) = self.describe(Work::Resolve, &places);
+            let progress = RaidProgress { blocks: 0, percent: 0 };
             summary.info.process = Some(RaidProcess { kind, target, progress });
         }
         summary.info.weft_last_process = self.last_copy.borrow().clone();
