@@ -5,9 +5,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use weft::base::{BlockCount, BlockSize, Geometry, Uuid};
 use weft::bdev::leaf::{malloc::Malloc, null::Null};
+use weft::bdev::vbdev::mirror::MirrorKind;
 use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
 use weft::bdev::vbdev::split::{self, SplitSpec};
-use weft::bdev::vbdev::{delay, error, linear, passthru, stripe};
+use weft::bdev::vbdev::{Raids, delay, error, linear, passthru, stripe};
 use weft::bdev::{Device, Registry};
 use weft::memory::HugePages;
 
@@ -27,13 +28,14 @@ pub enum Tree {
     Linear(Vec<Tree>),
     /// With a strip of this many KiB.
     Stripe(Vec<Tree>, u32),
+    Mirror(Vec<Tree>),
 }
 
 /// Makes stacks of one kind over the stacks that another strategy makes.
 type Over = fn(BoxedStrategy<Tree>) -> BoxedStrategy<Tree>;
 
 /// The kinds of virtual bdev that stacks are made of.
-const KINDS: [Over; 6] = [
+const KINDS: [Over; 7] = [
     |base| base.prop_map(|base| Tree::Passthru(Box::new(base))).boxed(),
     |base| base.prop_map(|base| Tree::Error(Box::new(base))).boxed(),
     |base| (base, 0_u64..150).prop_map(|(base, us)| Tree::Delay(Box::new(base), us)).boxed(),
@@ -42,6 +44,7 @@ const KINDS: [Over; 6] = [
         (base, part).prop_map(|(base, (n, part))| Tree::Split(Box::new(base), n, part)).boxed()
     },
     |base| prop::collection::vec(base, 1..=3).prop_map(Tree::Linear).boxed(),
+    |base| prop::collection::vec(base, 2..=4).prop_map(Tree::Mirror).boxed(),
     |base| {
         let bases = prop::collection::vec(base, 1..=4);
         (bases, 0_u32..5).prop_map(|(bases, shift)| Tree::Stripe(bases, 4 << shift >> 2)).boxed()
@@ -67,11 +70,16 @@ pub struct Built {
     pub errors: Vec<String>,
     /// Whether what is written can be read again.
     pub stores: bool,
+    /// Held for the mirrors in it.
+    _raids: Raids,
 }
 
 pub fn build(registry: &Registry, tree: &Tree, block_size: BlockSize) -> Built {
+    let raids = Raids::new(registry);
+    raids.add_kind(MirrorKind::new(registry, &raids));
     let mut builder = Builder {
         registry,
+        raids,
         block_size,
         count: 0,
         all: Vec::new(),
@@ -80,11 +88,13 @@ pub fn build(registry: &Registry, tree: &Tree, block_size: BlockSize) -> Built {
     };
     let top = builder.build(tree);
     let top = registry.get(&top).unwrap();
-    Built { top, all: builder.all, errors: builder.errors, stores: builder.stores }
+    let Builder { raids, all, errors, stores, .. } = builder;
+    Built { top, all, errors, stores, _raids: raids }
 }
 
 struct Builder<'a> {
     registry: &'a Registry,
+    raids: Raids,
     block_size: BlockSize,
     count: u32,
     all: Vec<String>,
@@ -107,14 +117,19 @@ impl Builder<'_> {
         let name = self.name(level.name());
         // A strip is at least a block.
         let strip_size_kb = match level {
-            RaidLevel::Concat => strip_size_kb,
-            _ => strip_size_kb.max(self.block_size.bytes() >> 10),
+            RaidLevel::Concat | RaidLevel::Raid1 => strip_size_kb,
+            RaidLevel::Raid0 => strip_size_kb.max(self.block_size.bytes() >> 10),
         };
         let uuid = Uuid::new_v4();
         let spec = RaidSpec { name, uuid, level, strip_size_kb, base_bdevs, superblock: false };
         match level {
             RaidLevel::Concat => linear::create(self.registry, spec).unwrap(),
-            _ => stripe::create(self.registry, spec).unwrap(),
+            RaidLevel::Raid0 => stripe::create(self.registry, spec).unwrap(),
+            RaidLevel::Raid1 => {
+                let name = spec.name.clone();
+                self.registry.context().block_on(self.raids.create(spec)).unwrap();
+                self.registry.get(&name).unwrap()
+            }
         }
     }
 
@@ -154,6 +169,7 @@ impl Builder<'_> {
                 Arc::clone(&parts[*part as usize])
             }
             Tree::Linear(bases) => self.raid(RaidLevel::Concat, 0, bases),
+            Tree::Mirror(bases) => self.raid(RaidLevel::Raid1, 0, bases),
             Tree::Stripe(bases, strip_size_kb) => {
                 self.raid(RaidLevel::Raid0, *strip_size_kb, bases)
             }

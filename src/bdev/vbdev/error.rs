@@ -9,7 +9,8 @@
 //! - `NoMemory`: the request is put off and tried again at the next poll, as one that found no
 //!   resources is; it succeeds when the count is used up.
 //! - `Pending`: the request hangs until [`resume_pending`], a reset on any queue, or the removal of
-//!   the device.
+//!   this device. (A device above it that is removed meanwhile waits for the same, as for any drive that
+//!   does not answer.)
 //! - `CorruptData`: one byte of a read's payload is changed after the base filled it, or one
 //!   byte of a write's on its way to the base (in a copy: the submitter's memory stays as it is).
 
