@@ -1,18 +1,21 @@
 //! Whether a request fits a driver as it is: the check that every request passes on the fast path.
 
 use super::device::Info;
-use super::request::{OpcodeSet, Request, RequestFlags};
+use super::request::{Opcode, OpcodeSet, Request, RequestFlags};
 use crate::base::{BlockCount, Geometry};
+use crate::memory::Segment;
 
 /// What a request must be like to go to the driver as it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fit {
     /// Opcodes that may.
     opcodes: OpcodeSet,
+    /// Those of them with a range and a payload as long as that: nearly every request.
+    transfers: OpcodeSet,
     blocks_max: u32,
     block_shift: u32,
-    /// Blocks between boundaries, less one; `u32::MAX` where there is none.
-    boundary_mask: u32,
+    /// Blocks between boundaries, less one; `u64::MAX` where there is none.
+    boundary_mask: u64,
     segments_max: u16,
     /// Bits of a segment's address that must be zero.
     address_mask: u32,
@@ -21,6 +24,9 @@ pub(super) struct Fit {
     length_mask: u32,
 }
 
+/// Opcodes with a range and a payload as long as that.
+const TRANSFERS: OpcodeSet = OpcodeSet::READ_WRITE.with(Opcode::Compare);
+
 impl Fit {
     /// The check for `opcodes` on a device.
     pub(super) fn new(info: &Info, opcodes: OpcodeSet) -> Fit {
@@ -28,10 +34,11 @@ impl Fit {
         let limits = info.limits;
         Fit {
             opcodes,
+            transfers: opcodes.and(TRANSFERS),
             // A driver that takes less than a block takes a block: nothing less can be asked of it.
             blocks_max: (limits.transfer_max >> block_size.shift()).max(1),
             block_shift: block_size.shift(),
-            boundary_mask: limits.boundary.wrapping_sub(1),
+            boundary_mask: u64::from(limits.boundary).wrapping_sub(1),
             segments_max: limits.segments_max.max(1),
             address_mask: limits.memory_alignment.max(1) - 1,
             length_mask: limits.memory_alignment.clamp(1, block_size.bytes()) - 1,
@@ -41,6 +48,7 @@ impl Fit {
     /// The same check for other opcodes.
     pub(super) fn with_opcodes(mut self, opcodes: OpcodeSet) -> Fit {
         self.opcodes = opcodes;
+        self.transfers = opcodes.and(TRANSFERS);
         self
     }
 
@@ -51,8 +59,8 @@ impl Fit {
 
     /// How many blocks there are from `lba` to the next boundary.
     pub(super) fn blocks_to_boundary(&self, lba: u64) -> u64 {
-        let mask = u64::from(self.boundary_mask);
-        if self.boundary_mask == u32::MAX { u64::MAX } else { mask + 1 - (lba & mask) }
+        let mask = self.boundary_mask;
+        if mask == u64::MAX { u64::MAX } else { mask + 1 - (lba & mask) }
     }
 
     /// Most segments in one request.
@@ -68,37 +76,53 @@ impl Fit {
     /// Whether `request` may go to the driver as it is.
     #[inline]
     pub(super) fn admits(&self, request: &Request, geometry: Geometry) -> bool {
+        if request.ticket.flags.has(RequestFlags::DETOUR) {
+            return false;
+        }
+        if request.segment_count() != 1 || !self.transfers.contains(request.opcode()) {
+            return self.admits_other(request, geometry);
+        }
+        self.range_fits(request, geometry)
+            && self.segment_fits(request.first_segment(), self.range_bytes(request))
+    }
+
+    /// The same for what is not a transfer to or from one segment.
+    #[inline(never)]
+    fn admits_other(&self, request: &Request, geometry: Geometry) -> bool {
         let opcode = request.opcode();
-        if !self.opcodes.contains(opcode) || request.ticket.flags.has(RequestFlags::DETOUR) {
-            return false;
-        }
-        if !opcode.has_range() {
-            return true;
-        }
-        let blocks = request.ticket.blocks;
-        // Zero blocks wrap to the greatest number.
-        if blocks.wrapping_sub(1) >= self.blocks_max
-            || !geometry.contains(request.lba, BlockCount(u64::from(blocks)))
-        {
-            return false;
-        }
-        if self.boundary_mask != u32::MAX {
-            let mask = u64::from(self.boundary_mask);
-            if (request.lba.0 & mask) + u64::from(blocks) > mask + 1 {
-                return false;
-            }
-        }
-        self.payload_fits(request, u64::from(blocks) << self.block_shift)
+        self.opcodes.contains(opcode)
+            && (!opcode.has_range()
+                || self.range_fits(request, geometry)
+                    && self.payload_fits(request, self.range_bytes(request)))
     }
 
     #[inline]
+    fn range_bytes(&self, request: &Request) -> u64 {
+        u64::from(request.ticket.blocks) << self.block_shift
+    }
+
+    #[inline]
+    fn range_fits(&self, request: &Request, geometry: Geometry) -> bool {
+        let (lba, blocks) = (request.lba, request.ticket.blocks);
+        // Zero blocks wrap to the greatest number.
+        let beyond_first = blocks.wrapping_sub(1);
+        // Of a range that the device has, the last block's number does not wrap.
+        beyond_first < self.blocks_max
+            && geometry.contains(lba, BlockCount(u64::from(blocks)))
+            && (lba.0 & self.boundary_mask) + u64::from(beyond_first) <= self.boundary_mask
+    }
+
+    #[inline]
+    fn segment_fits(&self, segment: Segment, bytes: u64) -> bool {
+        let misaligned = (segment.address() as u64 & u64::from(self.address_mask))
+            | u64::from(segment.len() & self.length_mask);
+        u64::from(segment.len()) == bytes && misaligned == 0
+    }
+
     fn payload_fits(&self, request: &Request, range_bytes: u64) -> bool {
         let bytes = range_bytes * request.opcode().payload_factor();
         if request.segment_count() == 1 {
-            let segment = request.first_segment();
-            let misaligned = (segment.address() as u64 & u64::from(self.address_mask))
-                | u64::from(segment.len() & self.length_mask);
-            return u64::from(segment.len()) == bytes && misaligned == 0;
+            return self.segment_fits(request.first_segment(), bytes);
         }
         self.segments_fit(request, bytes)
     }

@@ -191,6 +191,13 @@ impl RequestFlags {
         RequestFlags(self.0 | flags.0)
     }
 
+    /// Those of `flags` that are set.
+    #[inline]
+    #[must_use]
+    pub const fn only(self, flags: RequestFlags) -> RequestFlags {
+        RequestFlags(self.0 & flags.0)
+    }
+
     /// These flags without `flags`.
     #[inline]
     #[must_use]

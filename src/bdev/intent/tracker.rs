@@ -66,10 +66,12 @@ impl Tracker {
     /// Whether the bits of regions `first ..= last` are durable.
     #[inline]
     pub fn is_durable(&self, first: u32, last: u32) -> bool {
-        (first..=last).all(|region| {
+        let is_durable = |region: u32| {
             let word = self.durable[region as usize / 64].load(Ordering::Acquire);
             word >> (region % 64) & 1 != 0
-        })
+        };
+        // Nearly every write lies in one region.
+        is_durable(first) && (first == last || (first + 1..last + 1).all(is_durable))
     }
 
     /// Publishes which bits of a word are durable. Only under the lock of the map that this belongs to.
@@ -190,7 +192,7 @@ impl Writer {
     /// A write to regions `first ..= last` is about to be issued. Returns its mark, and whether the bits
     /// are durable. If not, it asks the map to set them, and goes on when [`Tracker::is_durable`] says so;
     /// that no bit is cleared before [`Writer::end`] is certain from here on.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn begin(&mut self, first: u32, last: u32) -> (Mark, bool) {
         if self.in_flight == [0; 2] {
@@ -201,16 +203,22 @@ impl Writer {
             self.follow();
         }
         self.in_flight[self.book] += 1;
-        let book = &self.notes.books[self.book].regions;
-        for region in first..=last {
-            let (word, bit) = (&book[region as usize / 64], 1 << (region % 64));
-            let noted = word.load(Ordering::Relaxed);
-            if noted & bit == 0 {
-                word.store(noted | bit, Ordering::Release);
-            }
+        self.note(first);
+        if first != last {
+            (first + 1..last + 1).for_each(|region| self.note(region));
         }
         self.tracker.barrier.light();
         (Mark(self.book as u8), self.tracker.is_durable(first, last))
+    }
+
+    /// Notes a region in the book.
+    #[inline]
+    fn note(&self, region: u32) {
+        let word = &self.notes.books[self.book].regions[region as usize / 64];
+        let (noted, bit) = (word.load(Ordering::Relaxed), 1 << (region % 64));
+        if noted & bit == 0 {
+            word.store(noted | bit, Ordering::Release);
+        }
     }
 
     /// The write of this mark has ended, or was not issued.

@@ -234,7 +234,7 @@ impl RangeLock {
     /// completed; a read is not.
     ///
     /// A slot names one request until that is released, or, for a read, was granted.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn acquire(&mut self, slot: Slot, access: Access, lba: Lba, blocks: u64) -> bool {
         let (start, end) = (lba.0, lba.0.saturating_add(blocks));
@@ -242,31 +242,40 @@ impl RangeLock {
             // Nothing can overlap nothing, but a write is released.
             return self.acquire_empty(slot, access);
         }
-        if self.handing_over || !self.pass.is_current() {
+        if self.handing_over || self.filter.may_overlap(start, end) {
+            return self.acquire_with_care(slot, access, start, end);
+        }
+        // The rule is looked at last, and once: a write counts as in flight before that.
+        let follows = match access {
+            Access::Read => self.pass.is_current(),
+            Access::Write => self.pass.enter(1),
+        };
+        if !follows {
             return self.acquire_in_hand_over(slot, access, start, end);
         }
-        if self.filter.may_overlap(start, end) {
-            return self.acquire_after_scan(slot, access, start, end);
-        }
-        match (access, self.level) {
-            (Access::Read, Level::Off | Level::Local) => true,
-            (Access::Read, Level::Shared) => self.read_between_queues(slot, start, end),
-            (Access::Write, level) => {
-                if !self.pass.enter(1) {
-                    return self.acquire_in_hand_over(slot, access, start, end);
-                }
+        match access {
+            Access::Read => {
+                self.level != Level::Shared || self.read_between_queues(slot, start, end)
+            }
+            Access::Write => {
                 self.register(slot, access, start, end);
-                level != Level::Shared || self.write_between_queues(slot)
+                self.level != Level::Shared || self.write_between_queues(slot)
             }
         }
     }
 
+    /// Asks for a range that may overlap others, or that comes in a change of level.
+    #[inline(never)]
+    fn acquire_with_care(&mut self, slot: Slot, access: Access, start: u64, end: u64) -> bool {
+        if self.handing_over || !self.pass.is_current() {
+            return self.acquire_in_hand_over(slot, access, start, end);
+        }
+        self.acquire_after_scan(slot, access, start, end)
+    }
+
     #[cold]
     fn acquire_empty(&mut self, slot: Slot, access: Access) -> bool {
-        if self.handing_over || !self.pass.is_current() {
-            return self.acquire_in_hand_over(slot, access, 0, 0);
-        }
-        self.acquire_after_scan(slot, access, 0, 0)
+        self.acquire_with_care(slot, access, 0, 0)
     }
 
     #[cold]
@@ -290,7 +299,7 @@ impl RangeLock {
         granted
     }
 
-    #[inline]
+    #[inline(never)]
     fn read_between_queues(&mut self, slot: Slot, start: u64, end: u64) -> bool {
         let set = self.locks.table.slots_of(start, end);
         let me = self.pass.id();
@@ -303,7 +312,7 @@ impl RangeLock {
         false
     }
 
-    #[inline]
+    #[inline(never)]
     fn write_between_queues(&mut self, slot: Slot) -> bool {
         let taken = self.take_slots(slot, false);
         if !taken {
@@ -312,12 +321,15 @@ impl RangeLock {
         taken
     }
 
-    #[inline]
+    #[inline(always)]
     fn register(&mut self, slot: Slot, access: Access, start: u64, end: u64) {
         let index = slot as usize;
-        debug_assert!(self.entries[index].next == NONE && self.entries[index].waiters == NONE);
-        self.entries[index] =
-            Entry { order: self.next_order, access, slots: 0, waiters: NONE, next: NONE };
+        let entry = &mut self.entries[index];
+        // They were taken out when its last request ended.
+        debug_assert!(entry.next == NONE && entry.waiters == NONE);
+        entry.order = self.next_order;
+        entry.access = access;
+        entry.slots = 0;
         self.next_order += 1;
         self.ranges[index] = (start, end);
         self.ranges_end = self.ranges_end.max(index + 1);
@@ -327,7 +339,7 @@ impl RangeLock {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn unregister(&mut self, slot: Slot) {
         let (start, end) = std::mem::take(&mut self.ranges[slot as usize]);
         if start < end {
@@ -422,14 +434,15 @@ impl RangeLock {
     }
 
     /// Gives back the range of write `slot`, which was granted and has completed.
-    #[inline]
+    #[inline(always)]
     pub fn release(&mut self, slot: Slot) {
-        if self.entries[slot as usize].slots > 0 {
+        let entry = &mut self.entries[slot as usize];
+        let waiters = std::mem::replace(&mut entry.waiters, NONE);
+        if entry.slots > 0 {
             self.release_slots(slot);
         }
         self.unregister(slot);
         self.pass.exit(1);
-        let waiters = std::mem::replace(&mut self.entries[slot as usize].waiters, NONE);
         if waiters != NONE {
             self.wake(waiters);
         }

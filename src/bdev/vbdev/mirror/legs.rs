@@ -13,8 +13,6 @@ pub(super) struct QueueLeg {
     /// To be sent at the end of the batch.
     staged: Vec<Request>,
     outstanding: u32,
-    /// Blocks of the requests staged or outstanding.
-    pub busy_blocks: u64,
     /// The view that it came with.
     since: u64,
 }
@@ -22,13 +20,18 @@ pub(super) struct QueueLeg {
 /// A queue's legs.
 pub(super) struct QueueLegs {
     legs: [Option<QueueLeg>; LEGS],
+    /// Blocks of the requests staged or outstanding, by leg.
+    busy_blocks: [u64; LEGS],
+    /// Staged for all legs that writes go to: kept once, and copied to each leg as one piece.
+    to_all: Vec<Request>,
     /// Those that reads go to, in the order in which they are looked at.
     readable: [u8; LEGS],
     readable_count: u8,
     /// Whom the next read looks at first.
     rotate: u8,
     /// Those that writes go to.
-    pub writable: LegSet,
+    writable: LegSet,
+    writable_count: u8,
     /// Those that reads go to.
     pub in_sync: LegSet,
     /// Those that are open and no longer in the view.
@@ -57,10 +60,13 @@ impl QueueLegs {
     pub fn new(depth: u32) -> QueueLegs {
         QueueLegs {
             legs: [const { None }; LEGS],
+            busy_blocks: [0; LEGS],
+            to_all: Vec::with_capacity(depth as usize),
             readable: [0; LEGS],
             readable_count: 0,
             rotate: 0,
             writable: 0,
+            writable_count: 0,
             in_sync: 0,
             leaving: 0,
             dirty: 0,
@@ -73,6 +79,8 @@ impl QueueLegs {
     /// Returns the first error; a leg that cannot be opened fails what is sent to it.
     pub fn follow(&mut self, view: &View, cx: &Context) -> Result<()> {
         let mut result = Ok(());
+        // It is for the legs of the view before.
+        self.distribute();
         self.leaving = 0;
         for (index, slot) in self.legs.iter_mut().enumerate() {
             let wanted = view.legs[index].as_ref();
@@ -98,6 +106,7 @@ impl QueueLegs {
         }
         self.in_sync = view.in_sync();
         self.writable = view.legs_that(|_| true);
+        self.writable_count = self.writable.count_ones() as u8;
         self.readable_count = 0;
         for leg in each(self.in_sync) {
             self.readable[usize::from(self.readable_count)] = leg as u8;
@@ -134,42 +143,68 @@ impl QueueLegs {
         }
         self.rotate = if self.rotate + 1 < count { self.rotate + 1 } else { 0 };
         let mut best = usize::from(self.readable[usize::from(self.rotate)]);
-        let mut least = self.busy_of(best);
-        for index in 0..count {
-            let leg = usize::from(self.readable[usize::from(index)]);
-            let busy = self.busy_of(leg);
+        let mut least = self.busy_blocks[best];
+        for &leg in &self.readable[..usize::from(count)] {
+            let busy = self.busy_blocks[usize::from(leg)];
             if busy < least {
-                (best, least) = (leg, busy);
+                (best, least) = (usize::from(leg), busy);
             }
         }
         Some(best)
-    }
-
-    #[inline]
-    fn busy_of(&self, leg: usize) -> u64 {
-        self.legs[leg].as_ref().map_or(u64::MAX, |leg| leg.busy_blocks)
     }
 
     /// Puts a request among those that [`QueueLegs::flush`] sends.
     #[inline]
     pub fn stage(&mut self, leg: usize, request: Request) {
         if let Some(have) = &mut self.legs[leg] {
-            have.busy_blocks += u64::from(request.ticket.blocks);
+            self.busy_blocks[leg] += u64::from(request.ticket.blocks);
             have.staged.push(request);
             self.dirty |= 1 << leg;
             self.busy |= 1 << leg;
         }
     }
 
+    /// How many legs writes go to.
+    #[inline]
+    pub fn writable_count(&self) -> u8 {
+        self.writable_count
+    }
+
+    /// Puts a request among those that [`QueueLegs::flush`] sends to every leg that writes go to: after what is
+    /// staged for a leg alone, so that a reset follows all that came before it.
+    #[inline]
+    pub fn stage_for_all(&mut self, request: Request) {
+        self.to_all.push(request);
+    }
+
+    /// Stages for each leg what is for all.
+    #[inline]
+    fn distribute(&mut self) {
+        if self.to_all.is_empty() {
+            return;
+        }
+        let blocks: u64 = self.to_all.iter().map(|request| u64::from(request.ticket.blocks)).sum();
+        for index in each(self.writable) {
+            if let Some(leg) = &mut self.legs[index] {
+                leg.staged.extend_from_slice(&self.to_all);
+                self.busy_blocks[index] += blocks;
+                self.dirty |= 1 << index;
+                self.busy |= 1 << index;
+            }
+        }
+        self.to_all.clear();
+    }
+
     /// Whether something is staged.
     #[inline]
     pub fn is_dirty(&self) -> bool {
-        self.dirty != 0
+        self.dirty != 0 || !self.to_all.is_empty()
     }
 
     /// Sends what is staged; what a leg has no room for stays.
     #[inline]
     pub fn flush(&mut self) {
+        self.distribute();
         for index in each(self.dirty) {
             let Some(leg) = &mut self.legs[index] else { continue };
             let Some(channel) = &mut leg.channel else { continue };
@@ -191,19 +226,19 @@ impl QueueLegs {
             return Activity::Idle;
         }
         let Some(leg) = &mut self.legs[index] else { return Activity::Idle };
-        let Some(channel) = &mut leg.channel else {
+        let activity = if let Some(channel) = &mut leg.channel {
+            let activity = channel.poll(completions);
+            leg.outstanding -= completions.len() as u32;
+            activity
+        } else {
             let activity = leg.fail_staged(completions);
             if leg.staged.is_empty() {
                 self.dirty &= !(1 << index);
-                self.busy &= !(1 << index);
             }
-            return activity;
+            activity
         };
-        let activity = channel.poll(completions);
-        leg.outstanding -= completions.len() as u32;
-        for completion in &*completions {
-            leg.busy_blocks -= u64::from(completion.blocks);
-        }
+        let done = completions.as_slice().iter();
+        self.busy_blocks[index] -= done.map(|done| u64::from(done.blocks)).sum::<u64>();
         if leg.outstanding == 0 && leg.staged.is_empty() {
             self.busy &= !(1 << index);
         }
@@ -221,7 +256,6 @@ impl QueueLeg {
             channel,
             staged: Vec::with_capacity(depth as usize),
             outstanding: 0,
-            busy_blocks: 0,
             since: leg.since,
         };
         (open, error)
@@ -236,7 +270,6 @@ impl QueueLeg {
     fn fail_staged(&mut self, completions: &mut Completions) -> Activity {
         let count = self.staged.len().min(completions.room());
         for request in self.staged.drain(..count) {
-            self.busy_blocks -= u64::from(request.ticket.blocks);
             completions.push(request.complete(Status::INTERNAL_PATH_ERROR));
         }
         if count > 0 { Activity::Busy } else { Activity::Idle }

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use super::bounce::{Bounce, Foreign};
-use super::legs::{QueueLegs, each};
+use super::legs::QueueLegs;
 use super::op::{Op, Stage};
 use super::shared::{LEGS, Mark, Shared, View};
 use crate::base::{Lba, Result, Status};
@@ -232,7 +232,7 @@ impl Inner {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn start(&mut self, slot: u32, request: &Request) {
         let op = &mut self.ops[slot as usize];
         op.begin(request);
@@ -257,7 +257,7 @@ impl Inner {
     }
 
     /// Sends a read, which may start, to the least busy leg.
-    #[inline]
+    #[inline(always)]
     pub(super) fn read(&mut self, slot: u32) {
         if self.view.unresolved && self.awaits_region(slot) {
             return;
@@ -268,7 +268,7 @@ impl Inner {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn read_from(&mut self, slot: u32, leg: usize, stage: Stage) {
         let op = &mut self.ops[slot as usize];
         op.send(stage, 1, self.view.generation);
@@ -278,7 +278,7 @@ impl Inner {
     }
 
     /// Goes on with a write that has its range.
-    #[inline]
+    #[inline(always)]
     pub(super) fn write(&mut self, slot: u32) {
         let durable = self.begin_intent(slot);
         if !durable && !self.ask_for_intent(slot) {
@@ -290,7 +290,7 @@ impl Inner {
     }
 
     /// Notes the regions of a write; returns whether their intent bits are durable.
-    #[inline]
+    #[inline(always)]
     pub(super) fn begin_intent(&mut self, slot: u32) -> bool {
         let op = &mut self.ops[slot as usize];
         let layout = self.writer.tracker().layout();
@@ -301,7 +301,7 @@ impl Inner {
     }
 
     /// Sends a write, whose intent bits are durable, to all legs.
-    #[inline]
+    #[inline(always)]
     pub(super) fn write_to_legs(&mut self, slot: u32) {
         if self.view.refuse_writes {
             self.end_write(slot);
@@ -316,38 +316,41 @@ impl Inner {
         self.send_to_all(slot, Stage::Write);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn send_to_all(&mut self, slot: u32, stage: Stage) {
-        let legs = self.legs.writable;
+        let legs = self.legs.writable_count();
         let op = &mut self.ops[slot as usize];
-        op.send(stage, legs.count_ones() as u8, self.view.generation);
-        let request = self.request_for_leg(slot);
-        for leg in each(legs) {
-            self.legs.stage(leg, request);
-        }
+        op.send(stage, legs, self.view.generation);
         if legs == 0 {
-            self.ops[slot as usize].status = Status::INTERNAL_PATH_ERROR;
-            self.end(slot);
+            op.status = Status::INTERNAL_PATH_ERROR;
+            return self.end(slot);
         }
+        self.legs.stage_for_all(self.request_for_leg(slot));
     }
 
     /// The request that a leg gets: at its place on the leg, under our token.
-    #[inline]
+    #[inline(always)]
     pub(super) fn request_for_leg(&self, slot: u32) -> Request {
         let op = &self.ops[slot as usize];
-        let mut lba = op.request.lba;
-        if op.request.opcode().has_range() && op.stage != Stage::Page {
+        if op.captured {
+            return self.place_on_leg(op.stage, self.captured_request(slot), slot);
+        }
+        self.place_on_leg(op.stage, op.request, slot)
+    }
+
+    #[inline(always)]
+    fn place_on_leg(&self, stage: Stage, request: Request, slot: u32) -> Request {
+        let mut lba = request.lba;
+        if request.opcode().has_range() && stage != Stage::Page {
             lba = Lba(lba.0 + self.shared.offsets.data);
         }
-        let mut request = if op.captured { self.captured_request(slot) } else { op.request };
         // Other flags are the own use of layers above.
-        let fua = request.ticket.flags.has(RequestFlags::FUA);
-        request = request.child(lba, u64::from(slot));
-        request.with_flags(if fua { RequestFlags::FUA } else { RequestFlags::NONE })
+        let flags = request.ticket.flags.only(RequestFlags::FUA);
+        request.child(lba, u64::from(slot)).with_flags(flags)
     }
 
     /// Leg `leg` has answered.
-    #[inline]
+    #[inline(always)]
     fn answer(&mut self, slot: u32, leg: usize, status: Status) {
         let op = &mut self.ops[slot as usize];
         op.answer(leg, status);
@@ -368,7 +371,7 @@ impl Inner {
     }
 
     /// Gives back what a write holds.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end_write(&mut self, slot: u32) {
         let op = &mut self.ops[slot as usize];
         self.writer.end(op.mark);
