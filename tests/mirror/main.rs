@@ -500,7 +500,9 @@ fn a_leg_joins_when_every_queue_knows() {
     let history = new_history();
     filled(&daemon, &history, 1);
     daemon.cx.block_on(daemon.raids.remove_base("Disk1")).unwrap();
-    let mut clients = [Client::open(&daemon, &history), Client::open(&daemon, &history)];
+    // A reactor that has not had its turn since.
+    let other = Daemon::boot().cx;
+    let mut clients = [Client::open_on(&other, &daemon, &history), Client::open(&daemon, &history)];
     clients[0].write(3, 1);
     let added = Rc::new(std::cell::Cell::new(false));
     let (raids, done) = (daemon.raids.clone(), Rc::clone(&added));
@@ -510,14 +512,15 @@ fn a_leg_joins_when_every_queue_knows() {
     });
     let cx = daemon.cx.clone();
     cx.block_on(cx.sleep(std::time::Duration::from_millis(50)));
-    clients[1].poll();
     assert!(!added.get() && daemon.summary().info.process.is_none());
     drain(&daemon, &mut clients);
     daemon.until("the rebuild", || {
         clients.iter_mut().for_each(Client::poll);
+        other.turn();
         added.get() && in_sync(&daemon, 2)
     });
     assert_equal(&disks, DATA_OFFSET);
     drop(clients);
+    other.close();
     daemon.shut_down();
 }

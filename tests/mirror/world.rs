@@ -210,9 +210,14 @@ const DEPTH: usize = 16;
 
 impl Client {
     pub fn open(daemon: &Daemon, history: &Rc<RefCell<History>>) -> Client {
+        Client::open_on(&daemon.cx, daemon, history)
+    }
+
+    /// On another reactor.
+    pub fn open_on(cx: &Context, daemon: &Daemon, history: &Rc<RefCell<History>>) -> Client {
         let device = daemon.mirror().expect("the mirror");
         Client {
-            channel: device.open_channel(&daemon.cx, DEPTH as u32).unwrap(),
+            channel: device.open_channel(cx, DEPTH as u32).unwrap(),
             sent: (0..DEPTH).map(|_| None).collect(),
             completions: Completions::with_capacity(DEPTH),
             history: Rc::clone(history),
