@@ -5,10 +5,10 @@
 //! | `queue`, `slow`, `op`, `legs`, `bounce` | a reactor's queue: reads to the least busy leg, writes to all; what waits or failed |
 //! | `shared` | what queues and the control task share: the view of the legs, the intent map, the mailbox |
 //! | `control`, `add` | the control task, which alone decides what a leg is good for |
-//! | `rebuild`, `copy`, `options` | rounds that make legs equal beside running I/O, and their pace |
+//! | `rebuild`, `copy`, `progress`, `options` | rounds that make legs equal beside running I/O, and their pace |
 //! | `metadata`, `leg_io` | labels and pages of the intent map on the legs (`docs/on-disk-format.md`) |
 //! | `assemble` | finding mirrors by the labels of their legs |
-//! | `raid`, `device` | the mirror as a raid and as a bdev |
+//! | `kind`, `raid`, `device` | the level raid1, the mirror as a raid and as a bdev |
 //!
 //! What always holds:
 //!
