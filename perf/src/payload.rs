@@ -5,7 +5,7 @@ use weft::bdev::Request;
 use weft::load::random::Random;
 use weft::memory::{Buffer, Pool, Segment};
 
-use crate::load::Shape;
+use crate::shape::Shape;
 
 /// Longest buffer that a pool gives: a longer payload is scattered over several.
 const PIECE_MAX: usize = 2 << 20;

@@ -6,46 +6,14 @@
 
 use weft::base::{BlockCount, BlockSize, Lba};
 use weft::bdev::{Completion, Opcode, RequestFlags};
+use weft::load::Stamp;
 use weft::load::random::Permutation;
-use weft::load::{Mismatch, Stamp};
 
-use crate::load::{Load, Next, Shape};
+use crate::findings::Findings;
+use crate::load::{Load, Next};
 use crate::payload::Payloads;
 use crate::plan::{Extent, JobPlan, Offsets, Passes};
-
-/// What a verification found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// Blocks that were read and checked.
-    pub checked: u64,
-    /// How many of them were not what was written.
-    pub bad: u64,
-    /// The one of the lowest address.
-    pub first: Option<Mismatch>,
-    /// Generation of the last pass.
-    pub generation: u64,
-    /// Whether the last pass was cut off before it was through.
-    pub incomplete: bool,
-}
-
-impl Findings {
-    /// Adds those of another worker.
-    pub fn add(&mut self, other: &Findings) {
-        self.checked += other.checked;
-        self.bad += other.bad;
-        self.generation = self.generation.max(other.generation);
-        self.incomplete |= other.incomplete;
-        if let Some(theirs) = other.first {
-            self.note(theirs);
-        }
-    }
-
-    fn note(&mut self, mismatch: Mismatch) {
-        if self.first.is_none_or(|first| mismatch.lba < first.lba) {
-            self.first = Some(mismatch);
-        }
-    }
-}
+use crate::shape::Shape;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -241,6 +209,8 @@ impl Load for VerifyLoad {
 
 #[cfg(test)]
 mod tests {
+    use weft::load::Mismatch;
+
     use super::*;
     use weft::load::Field;
 

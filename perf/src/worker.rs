@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use weft::bdev::{Completions, Opcode, Queue, Request};
 use weft::reactor::Activity;
 
+use crate::findings::Findings;
 use crate::load::{Load, Next, Start, slot_of};
 use crate::measure::{Measure, Sample, Timeline};
 use crate::payload::Payloads;
-use crate::verify::Findings;
 
 /// When a worker does what, in TSC ticks.
 #[derive(Clone, Copy, Debug)]

@@ -8,9 +8,9 @@ use weft::memory::Segment;
 
 use super::zipf::Zipf;
 use super::{Load, Next, Shape, Start, slot_of};
+use crate::findings::Findings;
 use crate::payload::Payloads;
 use crate::plan::{Extent, JobPlan, Offsets};
-use crate::verify::Findings;
 
 /// Generates requests within an extent.
 pub struct Generator {

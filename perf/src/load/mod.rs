@@ -4,27 +4,15 @@ mod generator;
 mod sizes;
 mod zipf;
 
-use weft::base::{Lba, limits};
-use weft::bdev::{Completion, Opcode, Request, RequestFlags};
+use weft::base::limits;
+use weft::bdev::{Completion, Request};
 
+use crate::findings::Findings;
 use crate::payload::Payloads;
-use crate::verify::Findings;
+use crate::shape::Shape;
 
 pub use generator::Generator;
 pub use sizes::{SizeMix, parse_size_mix};
-
-/// One request, but for its payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// What.
-    pub opcode: Opcode,
-    /// Modifiers.
-    pub flags: RequestFlags,
-    /// Where.
-    pub lba: Lba,
-    /// How many blocks.
-    pub blocks: u32,
-}
 
 /// A token names the slot of a request, and above it when the request started, in ticks from the
 /// start of its worker.

@@ -9,10 +9,10 @@ mod text;
 use weft::base::Status;
 
 use crate::core::CoreResult;
+use crate::findings::Findings;
 use crate::host::Host;
 use crate::measure::{Class, ClassMeasure, Measure, Timeline};
 use crate::plan::RunPlan;
-use crate::verify::Findings;
 use crate::worker::WorkerResult;
 
 pub use html::render as html;
