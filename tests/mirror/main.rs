@@ -7,6 +7,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use disk::{Disk, Random};
+use weft::base::{BlockCount, BlockSize, Geometry};
+use weft::bdev::leaf::malloc::Malloc;
+use weft::memory::HugePages;
 use world::{Client, DATA_OFFSET, Daemon, History, MIRROR, drain, id_of, stamp};
 
 /// Blocks of the mirror's data: five regions.
@@ -522,5 +525,24 @@ fn a_leg_joins_when_every_queue_knows() {
     assert_equal(&disks, DATA_OFFSET);
     drop(clients);
     other.close();
+    daemon.shut_down();
+}
+
+/// A mirror of legs without a volatile cache says that writes are durable at once; a leg with one would make that
+/// untrue.
+#[test]
+fn a_leg_with_a_cache_does_not_join_legs_without() {
+    let daemon = Daemon::boot();
+    let geometry = Geometry::new(BlockSize::B4096, BlockCount(1024)).unwrap();
+    for name in ["Memory0", "Memory1"] {
+        let memory = Malloc::create(name, None, geometry, HugePages::Never).unwrap();
+        daemon.registry.register(memory, Vec::new()).unwrap();
+    }
+    daemon.plug("Disk0", &disks(1, 19)[0]);
+    daemon.create(&["Memory0", "Memory1"], false).unwrap();
+    daemon.cx.block_on(daemon.raids.remove_base("Memory1")).unwrap();
+    let error = daemon.cx.block_on(daemon.raids.add_base(MIRROR, "Disk0")).unwrap_err();
+    assert!(error.to_string().contains("volatile write cache"), "{error}");
+    daemon.cx.block_on(daemon.raids.add_base(MIRROR, "Memory1")).unwrap();
     daemon.shut_down();
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use weft::base::{Lba, Status, Uuid};
 use weft::bdev::vbdev::Raids;
@@ -67,9 +68,10 @@ impl Daemon {
         bases.into_iter().filter(|base| base.is_configured).filter_map(|base| base.name).collect()
     }
 
-    /// Runs until `done`; panics if that takes forever.
+    /// Runs until `done`; panics if that takes forever, which is far longer than a loaded machine needs.
     pub fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
-        for _ in 0..2_000_000 {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(120) {
             if done() {
                 return;
             }

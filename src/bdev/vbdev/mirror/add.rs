@@ -66,6 +66,7 @@ impl Control {
             })?
         };
         self.check_size(descriptor.device())?;
+        self.check_cache(&registry, descriptor.device())?;
         let io = LegIo::open(descriptor.device(), &self.cx)?;
         let joining = self.joining(descriptor.device(), &io).await?;
         let place = joining.place;
@@ -141,6 +142,20 @@ impl Control {
                 "it has {} blocks, {need} are needed",
                 have.blocks
             )));
+        }
+        Ok(())
+    }
+
+    /// A mirror that says that its writes are durable at once cannot take a leg whose are not: nobody would
+    /// flush it.
+    fn check_cache(&self, registry: &Registry, device: &Device) -> Result<()> {
+        let flushed = registry
+            .find(&self.shared.name)
+            .is_none_or(|mirror| mirror.info().volatile_write_cache);
+        if device.info().volatile_write_cache && !flushed {
+            return Err(Error::invalid(
+                "it has a volatile write cache, and the mirror was made of legs without one",
+            ));
         }
         Ok(())
     }
