@@ -243,7 +243,7 @@ impl Context {
     }
 
     /// While the guard lives, a reactor that backed off wakes when `fd` becomes readable. To read it remains
-    /// the poller's work, and the poller's report of [`Activity`](super::Activity) what tells that it did.
+    /// the poller's work, and the poller's report of [`Activity`] what tells that it did.
     ///
     /// # Errors
     /// When `fd` cannot be waited for (a regular file), or the process has no descriptors left.

@@ -94,7 +94,7 @@ impl Relay {
         self.pending.drain(..accepted);
     }
 
-    /// Polls the base; what came back is for [`Relay::next_returned`].
+    /// Polls the base; what came back is for [`Relay::returned`].
     pub(super) fn poll_base(&mut self) -> Activity {
         self.flush();
         self.returned.clear();
