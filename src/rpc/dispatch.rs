@@ -28,11 +28,10 @@ pub(super) fn start(
     let running = services.framework.is_running();
     if !method.states.admit(running) {
         let message = if running {
-            "Method may only be called before framework is initialized. Use --wait-for-rpc \
-             command line parameter and then issue this RPC before the framework_start_init RPC."
+            "this method sets up what initialization uses, and that is over: start weftd with \
+             --wait-for-rpc and call it before framework_start_init"
         } else {
-            "Method may only be called after framework is initialized using \
-             framework_start_init RPC."
+            "this method works on a daemon that is initialized: call framework_start_init first"
         };
         return Err(RpcError::new(RpcError::INVALID_STATE, message));
     }
