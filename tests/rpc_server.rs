@@ -112,7 +112,12 @@ fn bad_input_gets_a_clear_error() {
         ("bdev_null_create", null("n"), -17, "'n'"),
         ("bdev_get_bdevs", json!({"name": "gone"}), -19, "'gone'"),
         ("bdev_malloc_delete", json!({"name": "n"}), -19, "no Malloc disk"),
-        ("bdev_set_options", json!({}), RpcError::INVALID_STATE, "call it before framework_start_init"),
+        (
+            "bdev_set_options",
+            json!({}),
+            RpcError::INVALID_STATE,
+            "call it before framework_start_init",
+        ),
         ("bdev_null_create", json!({"name": "b", "block_size": 520, "num_blocks": 8}), -22, "520"),
         (
             "bdev_null_create",
