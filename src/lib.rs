@@ -11,6 +11,8 @@ pub mod memory;
 
 pub mod reactor;
 
+pub mod nvme;
+
 pub mod bdev;
 
 pub mod load;

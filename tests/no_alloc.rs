@@ -101,6 +101,7 @@ fn context() -> Context {
         huge_pages: HugePages::Never,
         grow: ByteCount(4 << 20),
         max: ByteCount(32 << 20),
+        ..PoolOptions::default()
     };
     Context::detached(Registry::new(), pool)
 }

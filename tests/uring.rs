@@ -28,6 +28,7 @@ fn context() -> Context {
         huge_pages: HugePages::Never,
         grow: ByteCount(4 << 20),
         max: ByteCount(64 << 20),
+        ..PoolOptions::default()
     };
     Context::detached(Regions::new(), pool)
 }

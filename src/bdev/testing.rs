@@ -52,6 +52,7 @@ pub(crate) fn context_with_pool(pool_max: u64) -> Context {
         huge_pages: HugePages::Never,
         grow: ByteCount(2 << 20),
         max: ByteCount(pool_max),
+        ..PoolOptions::default()
     };
     Context::detached(Registry::new(), options)
 }

@@ -15,6 +15,6 @@ mod registry;
 mod segment;
 
 pub use pool::{Buffer, Pool, PoolOptions, PoolStats};
-pub use region::{HugePages, PageKind, Region};
+pub use region::{Backing, HUGE_PAGE_SIZE, HugePages, PageKind, Region, Sharing};
 pub use registry::{RegionId, RegionView, Registry, Subscription};
 pub use segment::{Segment, SegmentList};

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::region::{HUGE_PAGE_SIZE, HugePages, Region};
+use super::region::{HUGE_PAGE_SIZE, HugePages, Region, Sharing};
 use super::registry::{RegionId, RegionView, Registry};
 use super::segment::Segment;
 use crate::base::{ByteCount, Error, ErrorKind, Result};
@@ -25,6 +25,8 @@ const _: () = assert!(CLASS_SIZES[CLASS_SIZES.len() - 1] <= HUGE_PAGE_SIZE);
 pub struct PoolOptions {
     /// Huge pages or not.
     pub huge_pages: HugePages,
+    /// Whether other processes can be given the memory.
+    pub sharing: Sharing,
     /// By how much it grows at a time.
     pub grow: ByteCount,
     /// How much memory it may take in all.
@@ -33,7 +35,12 @@ pub struct PoolOptions {
 
 impl Default for PoolOptions {
     fn default() -> Self {
-        Self { huge_pages: HugePages::Try, grow: ByteCount(4 << 20), max: ByteCount(1 << 30) }
+        Self {
+            huge_pages: HugePages::Try,
+            sharing: Sharing::WhereFree,
+            grow: ByteCount(4 << 20),
+            max: ByteCount(1 << 30),
+        }
     }
 }
 
@@ -157,7 +164,11 @@ impl Inner {
                 format!("the reactor's buffer pool is at its limit of {} bytes", self.options.max),
             ));
         }
-        let region = Arc::new(Region::allocate(length, self.options.huge_pages)?);
+        let region = Arc::new(Region::allocate_shared(
+            length,
+            self.options.huge_pages,
+            self.options.sharing,
+        )?);
         let (start, length) = (region.start(), region.len());
         let view = self.registry.add(region)?;
         let id = view.id;
@@ -269,6 +280,7 @@ mod tests {
             huge_pages: HugePages::Never,
             grow: ByteCount(2 << 20),
             max: ByteCount(max),
+            ..PoolOptions::default()
         };
         Pool::new(Registry::new(), options)
     }

@@ -1,8 +1,11 @@
 //! Regions: runs of memory that devices may address.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use tracing::debug;
 
 use crate::base::{Error, Result};
@@ -21,6 +24,42 @@ pub enum HugePages {
     Require,
     /// Ordinary memory.
     Never,
+}
+
+/// Whether another process can be given the memory: a device that is emulated by another process
+/// reaches payload memory only through the file behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// Huge pages can be shared, since that costs nothing; ordinary memory cannot, since the kernel
+    /// gives transparent huge pages to private memory more readily.
+    #[default]
+    WhereFree,
+    /// All of it.
+    Always,
+}
+
+/// The file behind memory that can be shared with another process.
+#[derive(Clone, Debug)]
+pub struct Backing {
+    file: Arc<OwnedFd>,
+    offset: u64,
+}
+
+impl Backing {
+    /// The memory of a region that lies in `file` from `offset` bytes on.
+    pub fn new(file: Arc<OwnedFd>, offset: u64) -> Backing {
+        Backing { file, offset }
+    }
+
+    /// The file.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Where in the file the region starts, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
 }
 
 /// What a region of ours is made of.
@@ -45,6 +84,7 @@ pub struct Region {
     kind: PageKind,
     /// What was mapped, for the unmap: alignment costs slack on both sides.
     mapping: Option<(NonNull<u8>, usize)>,
+    backing: Option<Backing>,
 }
 
 // SAFETY: a region is an address range; it gives out raw pointers only, and what is done with those
@@ -60,6 +100,18 @@ impl Region {
     /// `NoMemory` when the system has not got it: with [`HugePages::Require`], when it has not got
     /// enough free reserved huge pages (`/proc/sys/vm/nr_hugepages`).
     pub fn allocate(length: usize, huge_pages: HugePages) -> Result<Region> {
+        Self::allocate_shared(length, huge_pages, Sharing::WhereFree)
+    }
+
+    /// The same, with a say in whether other processes can be given the memory.
+    ///
+    /// # Errors
+    /// As [`Region::allocate`].
+    pub fn allocate_shared(
+        length: usize,
+        huge_pages: HugePages,
+        sharing: Sharing,
+    ) -> Result<Region> {
         let length = length
             .checked_next_multiple_of(HUGE_PAGE_SIZE)
             .filter(|&rounded| rounded > 0 && rounded <= isize::MAX as usize)
@@ -71,44 +123,85 @@ impl Region {
                 Err(error) => debug!(%error, "ordinary memory instead of huge pages"),
             }
         }
-        Self::map_ordinary(length, huge_pages != HugePages::Never)
+        Self::map_ordinary(length, huge_pages != HugePages::Never, sharing)
     }
 
     fn map_huge(length: usize) -> Result<Region> {
-        // Without POPULATE a shortage of huge pages would only show as SIGBUS at first touch; the
-        // kernel reserves the pages at mmap time, so a successful mapping is backed.
-        let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+        let pages = length / HUGE_PAGE_SIZE;
+        let doing = || format!("cannot map {pages} huge pages (see /proc/sys/vm/nr_hugepages)");
+        let file = memory_file(length, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+            .map_err(|errno| Error::os(doing(), errno))?;
+        // A shortage of huge pages does not show as SIGBUS at first touch: the kernel reserves the pages
+        // at mmap time, so a successful mapping is backed.
+        // SAFETY: a new mapping of our own file at an address of the kernel's choice.
         let start = unsafe {
-            mmap_anonymous(std::ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, flags)
-        }
-        .map_err(|errno| {
-            let pages = length / HUGE_PAGE_SIZE;
-            Error::os(
-                format!("cannot map {pages} huge pages (see /proc/sys/vm/nr_hugepages)"),
-                errno,
+            mmap(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &file,
+                0,
             )
-        })?;
+        }
+        .map_err(|errno| Error::os(doing(), errno))?;
         let start = NonNull::new(start.cast()).expect("mmap never returns null");
-        Ok(Region { start, length, kind: PageKind::Huge, mapping: Some((start, length)) })
+        Ok(Region {
+            start,
+            length,
+            kind: PageKind::Huge,
+            mapping: Some((start, length)),
+            backing: Some(Backing::new(Arc::new(file), 0)),
+        })
     }
 
-    fn map_ordinary(length: usize, transparent_huge_pages: bool) -> Result<Region> {
+    fn map_ordinary(
+        length: usize,
+        transparent_huge_pages: bool,
+        sharing: Sharing,
+    ) -> Result<Region> {
         let mapped = length + HUGE_PAGE_SIZE;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let doing = || format!("cannot map {mapped} bytes of memory");
+        // Address space first, so that the memory can be placed in it where the alignment is right.
         // SAFETY: a new anonymous mapping at an address of the kernel's choice.
         let mapping = unsafe {
             mmap_anonymous(
                 std::ptr::null_mut(),
                 mapped,
-                ProtFlags::READ | ProtFlags::WRITE,
+                protection,
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }
-        .map_err(|errno| Error::os(format!("cannot map {mapped} bytes of memory"), errno))?;
+        .map_err(|errno| Error::os(doing(), errno))?;
         let mapping = NonNull::new(mapping.cast::<u8>()).expect("mmap never returns null");
         let slack = mapping.as_ptr().align_offset(HUGE_PAGE_SIZE);
         // SAFETY: `slack < HUGE_PAGE_SIZE`, and that much more than `length` was mapped.
         let start = unsafe { mapping.add(slack) };
+        let mut region = Region {
+            start,
+            length,
+            kind: PageKind::Ordinary,
+            mapping: Some((mapping, mapped)),
+            backing: None,
+        };
+        if sharing == Sharing::Always {
+            let file = memory_file(length, MemfdFlags::empty())
+                .map_err(|errno| Error::os(doing(), errno))?;
+            // SAFETY: it replaces a part of the mapping above, which is ours and unused.
+            unsafe {
+                mmap(
+                    start.as_ptr().cast(),
+                    length,
+                    protection,
+                    MapFlags::SHARED | MapFlags::FIXED,
+                    &file,
+                    0,
+                )
+            }
+            .map_err(|errno| Error::os(doing(), errno))?;
+            region.backing = Some(Backing::new(Arc::new(file), 0));
+        }
         if transparent_huge_pages {
             // SAFETY: advice on our own mapping; it changes no contents.
             let advice = unsafe {
@@ -122,7 +215,7 @@ impl Region {
                 debug!(%error, "no transparent huge pages");
             }
         }
-        Ok(Region { start, length, kind: PageKind::Ordinary, mapping: Some((mapping, mapped)) })
+        Ok(region)
     }
 
     /// A region over memory that somebody else mapped and unmaps, such as a guest's.
@@ -130,7 +223,19 @@ impl Region {
     /// # Safety
     /// `start .. start + length` stays mapped, readable and writable, until the region is dropped.
     pub unsafe fn foreign(start: NonNull<u8>, length: usize) -> Region {
-        Region { start, length, kind: PageKind::Foreign, mapping: None }
+        Region { start, length, kind: PageKind::Foreign, mapping: None, backing: None }
+    }
+
+    /// Names the file that holds a foreign region's memory.
+    #[must_use]
+    pub fn backed_by(mut self, backing: Backing) -> Region {
+        self.backing = Some(backing);
+        self
+    }
+
+    /// The file that holds the memory, where another process can be given it.
+    pub fn backing(&self) -> Option<&Backing> {
+        self.backing.as_ref()
     }
 
     /// Where it starts.
@@ -164,6 +269,13 @@ impl Region {
     }
 }
 
+/// A file of `length` bytes that has no name and lives in memory.
+fn memory_file(length: usize, kind: MemfdFlags) -> rustix::io::Result<OwnedFd> {
+    let file = memfd_create("weft", MemfdFlags::CLOEXEC | kind)?;
+    ftruncate(&file, length as u64)?;
+    Ok(file)
+}
+
 impl Drop for Region {
     fn drop(&mut self) {
         if let Some((start, length)) = self.mapping {
@@ -190,6 +302,19 @@ mod tests {
         assert!(region.contains(region.start().as_ptr(), HUGE_PAGE_SIZE));
         assert!(!region.contains(region.start().as_ptr(), HUGE_PAGE_SIZE + 1));
         assert!(!region.contains(std::ptr::null(), 1));
+    }
+
+    #[test]
+    fn shared_memory_can_be_mapped_again() {
+        let region = Region::allocate_shared(1, HugePages::Never, Sharing::Always).unwrap();
+        assert_eq!(region.start().as_ptr().align_offset(HUGE_PAGE_SIZE), 0);
+        // SAFETY: within the region, which nobody else uses.
+        unsafe { region.start().add(4097).write(0x5a) };
+        let backing = region.backing().unwrap();
+        let mut byte = [0];
+        rustix::io::pread(backing.file(), &mut byte, backing.offset() + 4097).unwrap();
+        assert_eq!(byte, [0x5a]);
+        assert!(Region::allocate(1, HugePages::Never).unwrap().backing().is_none());
     }
 
     #[test]

@@ -1,0 +1,6 @@
+//! NVMe controllers: the specification's structures, the ways to reach a controller, and the driver.
+
+pub mod spec;
+mod transport;
+
+pub use transport::{ControlFuture, Doorbell, Iova, Post, Transport};
