@@ -11,8 +11,30 @@
 
 mod command;
 mod completion;
+mod controller;
+mod feature;
+mod log;
+mod namespace;
+mod registers;
+mod text;
 
 pub use command::{AdminOpcode, DataPointer, IoOpcode, SglDescriptor, SubmissionEntry};
 pub use completion::CompletionEntry;
+pub use controller::{FlushAll, IdentifyController, SglSupport};
+pub use feature::{
+    AsyncError, AsyncEvent, AsyncEventConfiguration, AsyncEventKind, AsyncHealth, AsyncNotice,
+    FeatureId, FeatureSelect, NumberOfQueues, VOLATILE_WRITE_CACHE_ENABLED,
+};
+pub use log::{ChangedNamespaces, ErrorLogEntry, FirmwareSlotLog, LogPage, SmartLog, celsius};
+pub use namespace::{
+    DeallocatedRead, DsmRange, IdentifyCns, IdentifyNamespace, LbaFormat, MetadataPlace, NSID_ALL,
+    NamespaceIdentifier, namespace_identifiers, namespace_ids,
+};
+pub use registers::{
+    Capabilities, ControllerConfiguration, ControllerStatus, DoorbellKind, Register,
+    ShutdownNotification, ShutdownStatus, Version, admin_queue_attributes, doorbell_offset,
+    is_all_ones,
+};
+pub use text::printable;
 
 const _: () = assert!(cfg!(target_endian = "little"));
