@@ -179,7 +179,6 @@ fn store_barrier() {
 }
 
 /// The error of a register or doorbell beyond a device's window.
-#[expect(dead_code, reason = "for the backends")]
 pub(crate) fn beyond_window(transport: &dyn Transport, offset: u32) -> Error {
     Error::invalid(format!(
         "{}: register {offset:#x} lies beyond the {} bytes that the device has",
