@@ -27,8 +27,16 @@ pub struct IoLimits {
     /// Alignment of each segment's address, in bytes; a power of two, up to 2 MiB. Lengths are aligned to as
     /// much, or to a block where that is less.
     pub memory_alignment: u32,
+    /// Alignment, in bytes, of each edge between two segments of a payload: where one ends and the next begins. A
+    /// power of two. NVMe's PRP entries ask for whole pages there, and for less at a payload's ends.
+    pub edge_alignment: u32,
     /// No request may cross a multiple of this many blocks; 0 for no such boundary. A power of two.
     pub boundary: u32,
+    /// Longest range of a request without payload, in blocks; such a range may cross boundaries. 0 where requests
+    /// without payload are limited as those with one.
+    pub range_max: u32,
+    /// Longest compare-and-write, in blocks; 0 for no limit of its own.
+    pub compare_and_write_max: u32,
 }
 
 impl IoLimits {
@@ -37,7 +45,10 @@ impl IoLimits {
         transfer_max: limits::TRANSFER_MAX as u32,
         segments_max: limits::SEGMENTS_MAX as u16,
         memory_alignment: 1,
+        edge_alignment: 1,
         boundary: 0,
+        range_max: 0,
+        compare_and_write_max: 0,
     };
 }
 

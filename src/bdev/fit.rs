@@ -16,9 +16,15 @@ pub(super) struct Fit {
     block_shift: u32,
     /// Blocks between boundaries, less one; `u64::MAX` where there is none.
     boundary_mask: u64,
+    /// Most blocks of a range without payload, where that is a limit of its own; else 0.
+    range_blocks_max: u32,
+    /// Most blocks of a compare-and-write.
+    compare_and_write_max: u32,
     segments_max: u16,
     /// Bits of a segment's address that must be zero.
     address_mask: u32,
+    /// Bits of an address at which one segment ends and another begins that must be zero.
+    edge_mask: u32,
     /// Bits of a segment's length that must be zero. No more is asked than that a segment holds whole blocks:
     /// a payload is a number of blocks, however coarsely a device wants addresses aligned.
     length_mask: u32,
@@ -39,7 +45,13 @@ impl Fit {
             blocks_max: (limits.transfer_max >> block_size.shift()).max(1),
             block_shift: block_size.shift(),
             boundary_mask: u64::from(limits.boundary).wrapping_sub(1),
+            range_blocks_max: limits.range_max,
+            compare_and_write_max: match limits.compare_and_write_max {
+                0 => u32::MAX,
+                blocks => blocks,
+            },
             segments_max: limits.segments_max.max(1),
+            edge_mask: limits.edge_alignment.max(1) - 1,
             address_mask: limits.memory_alignment.max(1) - 1,
             length_mask: limits.memory_alignment.clamp(1, block_size.bytes()) - 1,
         }
@@ -57,6 +69,14 @@ impl Fit {
         self.blocks_max
     }
 
+    /// Most blocks in one request without payload that starts at `lba`.
+    pub(super) fn range_blocks_max(&self, lba: u64) -> u32 {
+        match self.range_blocks_max {
+            0 => u64::from(self.blocks_max).min(self.blocks_to_boundary(lba)) as u32,
+            own => own,
+        }
+    }
+
     /// How many blocks there are from `lba` to the next boundary.
     pub(super) fn blocks_to_boundary(&self, lba: u64) -> u64 {
         let mask = self.boundary_mask;
@@ -71,6 +91,11 @@ impl Fit {
     /// Bits of a segment's address and of its length that must be zero.
     pub(super) fn masks(&self) -> (u64, u64) {
         (u64::from(self.address_mask), u64::from(self.length_mask))
+    }
+
+    /// Bits of an address between two segments that must be zero.
+    pub(super) fn edge_mask(&self) -> u64 {
+        u64::from(self.edge_mask)
     }
 
     /// Whether `request` may go to the driver as it is.
@@ -90,10 +115,22 @@ impl Fit {
     #[inline(never)]
     fn admits_other(&self, request: &Request, geometry: Geometry) -> bool {
         let opcode = request.opcode();
-        self.opcodes.contains(opcode)
-            && (!opcode.has_range()
-                || self.range_fits(request, geometry)
-                    && self.payload_fits(request, self.range_bytes(request)))
+        if !self.opcodes.contains(opcode) {
+            return false;
+        }
+        if !opcode.has_range() {
+            return true;
+        }
+        if opcode == Opcode::CompareAndWrite && request.ticket.blocks > self.compare_and_write_max {
+            return false;
+        }
+        if opcode.payload_factor() == 0 && self.range_blocks_max != 0 {
+            let blocks = request.ticket.blocks;
+            return blocks.wrapping_sub(1) < self.range_blocks_max
+                && geometry.contains(request.lba, BlockCount(u64::from(blocks)))
+                && self.payload_fits(request, 0);
+        }
+        self.range_fits(request, geometry) && self.payload_fits(request, self.range_bytes(request))
     }
 
     #[inline]
@@ -133,7 +170,16 @@ impl Fit {
         }
         let mut sum = 0;
         let mut misaligned = 0;
-        for segment in request.segments() {
+        let edge_mask = u64::from(self.edge_mask);
+        let last = request.segment_count().saturating_sub(1);
+        for (index, segment) in request.segments().enumerate() {
+            let start = segment.address() as u64;
+            if index > 0 {
+                misaligned |= start & edge_mask;
+            }
+            if index < last {
+                misaligned |= (start + u64::from(segment.len())) & edge_mask;
+            }
             sum += u64::from(segment.len());
             misaligned |= (segment.address() as u64 & u64::from(self.address_mask))
                 | u64::from(segment.len() & self.length_mask);

@@ -384,7 +384,26 @@ impl Request {
     }
 }
 
+const _: () = assert!(size_of::<Ticket>() == size_of::<[u64; 3]>());
+
 impl Ticket {
+    /// The ticket as plain words, for a driver below this layer that keeps them with a command.
+    #[inline]
+    pub(super) const fn into_words(self) -> [u64; 3] {
+        // SAFETY: the sizes are equal, a ticket has no padding, and every bit pattern is a number.
+        unsafe { std::mem::transmute::<Ticket, [u64; 3]>(self) }
+    }
+
+    /// The ticket that was made into `words`.
+    ///
+    /// # Safety
+    /// `words` came from [`Ticket::into_words`].
+    #[inline]
+    pub(super) const unsafe fn from_words(words: [u64; 3]) -> Ticket {
+        // SAFETY: the caller's promise makes the opcode a valid one; the rest are numbers.
+        unsafe { std::mem::transmute::<[u64; 3], Ticket>(words) }
+    }
+
     /// How the request of this ticket ended.
     #[inline]
     pub const fn complete(self, status: Status) -> Completion {

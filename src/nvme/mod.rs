@@ -23,7 +23,7 @@ pub use controller::{
     ADMIN_TRANSFER_MAX, Controller, ControllerOptions, Namespace, Notice, ResetPolicy, State,
     TimeoutAction, Watcher,
 };
-pub use queue::{Done, Push, Queue, QueueOpener};
+pub use queue::{Batch, Done, Push, Queue, QueueOpener};
 pub use slots::Tag;
 pub use transport::{ControlFuture, Doorbell, Iova, Post, Transport};
 pub use trouble::{Injection, PairStats};

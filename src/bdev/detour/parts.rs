@@ -99,8 +99,13 @@ impl Parts {
         let slot = self.slots.take().ok_or(Refusal::Later)?;
         self.slots[slot].job = index;
         self.slots[slot].at = job.at;
-        let to_boundary = self.fit.blocks_to_boundary(job.lba.0);
-        let blocks_max = u64::from(job.left.min(self.fit.blocks_max())).min(to_boundary) as u32;
+        let blocks_max = match job.work {
+            Work::Range(_) => job.left.min(self.fit.range_blocks_max(job.lba.0)),
+            _ => {
+                let to_boundary = self.fit.blocks_to_boundary(job.lba.0);
+                u64::from(job.left.min(self.fit.blocks_max())).min(to_boundary) as u32
+            }
+        };
         let token = u64::from(slot);
         let made = match job.work {
             Work::Range(opcode) => Ok(Request::bare(opcode, job.lba, blocks_max, token)),
@@ -117,11 +122,11 @@ impl Parts {
         match made {
             Ok(request) => {
                 let blocks = request.ticket.blocks;
-                let bytes = blocks << self.block_shift;
-                self.slots[slot].bytes = bytes;
                 job.lba.0 += u64::from(blocks);
                 job.left -= blocks;
                 if job.request.opcode().payload_factor() > 0 {
+                    let bytes = blocks << self.block_shift;
+                    self.slots[slot].bytes = bytes;
                     job.at = job.at.advanced(&job.request, u64::from(bytes));
                 }
                 job.in_flight += 1;
@@ -137,7 +142,9 @@ impl Parts {
     /// A part that moves the payload itself, if the driver takes it as it lies.
     fn transfer(&mut self, job: &Job, opcode: Opcode, blocks: u32, slot: u32) -> Option<Request> {
         let (address_mask, length_mask) = self.fit.masks();
-        let demands = Demands { segments_max: self.fit.segments_max(), address_mask, length_mask };
+        let edge_mask = self.fit.edge_mask();
+        let segments_max = self.fit.segments_max();
+        let demands = Demands { segments_max, address_mask, length_mask, edge_mask };
         let (bytes_max, block) = (u64::from(blocks) << self.block_shift, 1 << self.block_shift);
         let segments = &mut self.slots[slot].segments;
         let (count, bytes) =

@@ -51,6 +51,8 @@ pub(super) struct Demands {
     pub(super) address_mask: u64,
     /// Bits of a segment's length that must be zero.
     pub(super) length_mask: u64,
+    /// Bits of an address between two segments that must be zero.
+    pub(super) edge_mask: u64,
 }
 
 /// Cuts the longest piece of the payload, at most `bytes_max` long and a multiple of `block` bytes, that
@@ -73,7 +75,8 @@ pub(super) fn cut(
         if count == segments_max || bytes == bytes_max {
             break;
         }
-        if piece.address() as u64 & demands.address_mask != 0 {
+        let start = piece.address() as u64;
+        if start & demands.address_mask != 0 || (count > 0 && start & demands.edge_mask != 0) {
             break;
         }
         let length = u64::from(piece.len()).min(bytes_max - bytes);
@@ -84,7 +87,7 @@ pub(super) fn cut(
         if end > bytes && (end - bytes) & demands.length_mask == 0 {
             best = (count, end, (end - bytes) as u32);
         }
-        if length & demands.length_mask != 0 {
+        if length & demands.length_mask != 0 || (start + length) & demands.edge_mask != 0 {
             break;
         }
         bytes += length;
@@ -185,7 +188,7 @@ mod tests {
         (out[..count].iter().map(|s| (s.address() as usize, s.len())).collect(), bytes)
     }
 
-    const LAX: Demands = Demands { segments_max: 4, address_mask: 0, length_mask: 0 };
+    const LAX: Demands = Demands { segments_max: 4, address_mask: 0, length_mask: 0, edge_mask: 0 };
 
     #[test]
     fn cuts_end_with_a_block() {

@@ -2,4 +2,5 @@
 
 pub mod malloc;
 pub mod null;
+pub mod nvme;
 pub mod uring;

@@ -23,7 +23,7 @@ use crate::nvme::ring::{CompletionRing, SubmissionRing};
 use crate::nvme::spec::{
     AsyncEventConfiguration, Capabilities, DoorbellKind, FeatureId, IdentifyCns,
     IdentifyController, NumberOfQueues, Register, SglSupport, VOLATILE_WRITE_CACHE_ENABLED,
-    doorbell_offset,
+    Version, doorbell_offset,
 };
 use crate::nvme::transport::{Transport, beyond_window};
 use crate::nvme::trouble::{RetryPolicy, TroubleSender};
@@ -112,6 +112,7 @@ impl Controller {
             state: Cell::new(State::Resetting),
             namespaces: RefCell::default(),
             write_cache: Cell::new(true),
+            write_zeroes_max: Cell::new(None),
             watcher: RefCell::new(Some(watcher)),
             orders: RefCell::default(),
             events: RefCell::new(Some(receiver)),
@@ -166,6 +167,7 @@ impl Controller {
         self.check(&identify)?;
         **self.identify.borrow_mut() = identify;
         self.read_write_cache().await;
+        self.read_write_zeroes_max().await;
         self.configure_events().await;
         Ok(())
     }
@@ -218,6 +220,23 @@ impl Controller {
             && entry.status().is_success()
         {
             self.write_cache.set(entry.dw0 & VOLATILE_WRITE_CACHE_ENABLED != 0);
+        }
+    }
+
+    /// The limit of Write Zeroes (WZSL, NVM Command Set Specification, section 4.1.5.4): revision 2.0 has it.
+    async fn read_write_zeroes_max(&self) {
+        const WZSL: usize = 1;
+        if self.properties.version < Version::new(2, 0, 0) {
+            return;
+        }
+        let command = commands::identify(IdentifyCns::COMMAND_SET_CONTROLLER, 0);
+        if let Ok((entry, page)) = self.admin(command, None, PAGE).await
+            && entry.status().is_success()
+            && let Some(&exponent) = page.get(WZSL)
+            && exponent != 0
+        {
+            let bytes = self.properties.cap.page_size_min().checked_shl(exponent.into());
+            self.write_zeroes_max.set(bytes.filter(|bytes| *bytes > 0));
         }
     }
 

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedReceiver;
 use futures_channel::oneshot;
+use tracing::warn;
 use zerocopy::FromBytes;
 
 pub use namespace::Namespace;
@@ -36,6 +37,7 @@ use super::admin::AdminQueue;
 use super::commands;
 use super::link::{Event, Link};
 use super::memory::{Piece, QueueMemory};
+use super::pair::{Done, Push};
 use super::payload::Scatter;
 use super::regions::Regions;
 use super::spec::{
@@ -45,7 +47,8 @@ use super::spec::{
 use super::transport::Transport;
 use super::trouble::{Injection, PairStats};
 use crate::base::{Error, ErrorKind, Result, Status};
-use crate::reactor::{Context, Reactors};
+use crate::memory::Buffer;
+use crate::reactor::{Context, Reactors, Tsc};
 
 /// Bytes of the data that an Identify command returns.
 const PAGE: u32 = 4096;
@@ -108,6 +111,8 @@ pub struct Controller {
     namespaces: RefCell<BTreeMap<u32, Arc<Namespace>>>,
     /// Whether a completed write may be lost with power before a flush.
     write_cache: Cell<bool>,
+    /// Longest Write Zeroes in bytes, where the controller has a limit (WZSL).
+    write_zeroes_max: Cell<Option<u64>>,
     watcher: RefCell<Option<Watcher>>,
     orders: RefCell<Vec<Order>>,
     events: RefCell<Option<UnboundedReceiver<Event>>>,
@@ -149,6 +154,11 @@ impl Controller {
     /// Whether a completed write may be lost with power before a flush (VWC, and whether the cache is on).
     pub fn write_cache(&self) -> bool {
         self.write_cache.get()
+    }
+
+    /// Longest Write Zeroes in bytes, where the controller has a limit.
+    pub fn write_zeroes_max(&self) -> Option<u64> {
+        self.write_zeroes_max.get()
     }
 
     /// How many I/O queue pairs it has.
@@ -207,24 +217,8 @@ impl Controller {
         length: u32,
         patience: Duration,
     ) -> Result<(CompletionEntry, Vec<u8>)> {
-        let length = out.map_or(length, |out| out.len() as u32);
-        if length > ADMIN_TRANSFER_MAX || !length.is_multiple_of(4) {
-            return Err(Error::invalid(format!(
-                "{length} bytes of data for an admin command (multiples of 4 up to 2 MiB are possible)"
-            )));
-        }
-        let data = match length {
-            0 => None,
-            _ => {
-                let mut buffer = self.cx.pool().take(length as usize)?;
-                let bytes = &mut buffer.bytes_mut()[..length as usize];
-                match out {
-                    Some(out) => bytes.copy_from_slice(out),
-                    None => bytes.fill(0),
-                }
-                Some((buffer, length))
-            }
-        };
+        let data = self.buffer(out, length)?;
+        let length = data.as_ref().map_or(0, |(_, length)| *length);
         // The pool may just have grown.
         self.follow_regions().await;
         let answer = self.admin.execute(&self.cx, command, data, patience).await.map_err(
@@ -238,6 +232,84 @@ impl Controller {
             _ => Vec::new(),
         };
         Ok((answer.entry, data))
+    }
+
+    /// Executes an I/O command as it is, on this reactor's queue pair; `out` and `length` as for
+    /// [`Controller::admin`].
+    ///
+    /// # Errors
+    /// As [`Controller::admin`].
+    pub async fn io(
+        &self,
+        command: SubmissionEntry,
+        out: Option<&[u8]>,
+        length: u32,
+        patience: Duration,
+    ) -> Result<(Done, Vec<u8>)> {
+        let data = self.buffer(out, length)?;
+        self.follow_regions().await;
+        // SAFETY: the buffer stays until the command has ended: the queue is dropped before it, and waits.
+        let segment = data.as_ref().map(|(buffer, length)| unsafe { buffer.segment(*length) });
+        let mut queue = self.opener().open(&self.cx)?;
+        let deadline = Tsc::read().after(Tsc::ticks(patience));
+        let late = || {
+            Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "{}: I/O command {:#04x} has no answer after {patience:?}",
+                    self.transport.address(),
+                    command.opcode
+                ),
+            )
+        };
+        loop {
+            let push =
+                queue.batch(self.cx.now().0).push_passthrough([0; 3], command, segment.into_iter());
+            match push {
+                Push::Taken => break,
+                Push::Refused(status) => {
+                    return Ok((Done { tag: [0; 3], status, result: 0 }, Vec::new()));
+                }
+                Push::Full if Tsc::read() > deadline => return Err(late()),
+                Push::Full => self.cx.sleep(Duration::from_micros(100)).await,
+            }
+        }
+        let mut ended = None;
+        while ended.is_none() {
+            queue.poll(self.cx.now().0, 1, |done| ended = Some(done));
+            if ended.is_none() && Tsc::read() > deadline {
+                // The queue must not be dropped with the command outstanding: a reset ends it.
+                warn!(controller = self.transport.address(), "a passthrough command took too long");
+                self.request_reset().await?;
+            }
+            self.cx.yield_now().await;
+        }
+        let done = ended.ok_or_else(late)?;
+        let data = match (&data, out) {
+            (Some((buffer, length)), None) => buffer.bytes()[..*length as usize].to_vec(),
+            _ => Vec::new(),
+        };
+        Ok((done, data))
+    }
+
+    /// A buffer with the data for the device, or zeros for data from it.
+    fn buffer(&self, out: Option<&[u8]>, length: u32) -> Result<Option<(Buffer, u32)>> {
+        let length = out.map_or(length, |out| out.len() as u32);
+        if length > ADMIN_TRANSFER_MAX || !length.is_multiple_of(4) {
+            return Err(Error::invalid(format!(
+                "{length} bytes of data for a command (multiples of 4 up to 2 MiB are possible)"
+            )));
+        }
+        if length == 0 {
+            return Ok(None);
+        }
+        let mut buffer = self.cx.pool().take(length as usize)?;
+        let bytes = &mut buffer.bytes_mut()[..length as usize];
+        match out {
+            Some(out) => bytes.copy_from_slice(out),
+            None => bytes.fill(0),
+        }
+        Ok(Some((buffer, length)))
     }
 
     /// The error of a command that the device refused.

@@ -16,7 +16,7 @@ use super::facts::Facts;
 use super::medium::{Medium, MediumKind, OpenMode};
 use super::queue::{QueueOptions, UringQueue};
 use super::ring::{FILE, Ring, RingOptions};
-use crate::base::{BlockCount, BlockSize, Error, ErrorKind, Geometry, Result, Uuid, limits};
+use crate::base::{BlockCount, BlockSize, Error, ErrorKind, Geometry, Result, Uuid};
 use crate::bdev::{Bdev, ConfigEntry, Info, IoLimits, Opcode, OpcodeSet, Queue, Registry};
 use crate::memory::{HugePages, Region};
 use crate::reactor::Context;
@@ -254,12 +254,7 @@ fn info_of(options: &UringOptions, medium: &Medium, facts: &Facts, geometry: Geo
         native = native.with(Opcode::WriteZeroes);
     }
     info.native = native;
-    info.limits = IoLimits {
-        transfer_max: limits::TRANSFER_MAX as u32,
-        segments_max: limits::SEGMENTS_MAX as u16,
-        memory_alignment: facts.memory_align,
-        boundary: 0,
-    };
+    info.limits = IoLimits { memory_alignment: facts.memory_align, ..IoLimits::NONE };
     info.volatile_write_cache = facts.volatile_write_cache;
     info.physical_block_size = facts.physical_block_size.max(geometry.block_size.bytes());
     info.numa_node = facts.numa_node;
