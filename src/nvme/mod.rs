@@ -9,6 +9,7 @@ mod commands;
 mod controller;
 mod link;
 mod memory;
+pub mod model;
 mod pair;
 mod payload;
 mod queue;
