@@ -1,5 +1,6 @@
 //! NVMe controllers: the specification's structures, the ways to reach a controller, and the driver.
 
+pub mod pci;
 pub mod spec;
 mod transport;
 
