@@ -17,6 +17,9 @@ mod permission;
 mod signature;
 mod usage;
 
+#[cfg(test)]
+mod tests;
+
 pub use address::PciAddress;
 pub use binding::{Binder, KERNEL_DRIVER, Outcome, VFIO_DRIVER};
 pub use drive::{BlockDevice, KernelDrive};
