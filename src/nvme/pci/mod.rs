@@ -8,6 +8,7 @@
 mod address;
 mod binding;
 mod drive;
+mod events;
 mod function;
 mod iommu;
 mod isolated;
@@ -15,6 +16,7 @@ mod kernel;
 mod paths;
 mod permission;
 mod signature;
+mod uevent;
 mod usage;
 
 #[cfg(test)]
@@ -23,10 +25,12 @@ mod tests;
 pub use address::PciAddress;
 pub use binding::{Binder, KERNEL_DRIVER, Outcome, VFIO_DRIVER};
 pub use drive::{BlockDevice, KernelDrive};
+pub use events::PciEvents;
 pub use function::{Bar, NVME_CLASS, PciFunction, PciIds, nvme_functions, unattached};
 pub use iommu::{HOW_TO_ENABLE, Iommu};
 pub use kernel::{Kernel, SystemKernel};
 pub use paths::HostPaths;
 pub use permission::hand_over;
 pub use signature::Image;
+pub use uevent::{PciEvent, PciEventKind};
 pub use usage::{InUse, OwnLabel, Reason, uses};
