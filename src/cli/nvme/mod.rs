@@ -1,7 +1,11 @@
 //! `weft nvme`: the drives of this host, and the controllers of the daemon.
 
+mod attach;
 mod bind;
+mod format;
 mod list;
+mod passthrough;
+mod smart;
 
 use clap::Subcommand;
 
@@ -15,6 +19,11 @@ pub enum NvmeCommand {
     List(list::ListCommand),
     Bind(bind::BindCommand),
     Unbind(bind::UnbindCommand),
+    Attach(attach::AttachCommand),
+    Detach(attach::DetachCommand),
+    Reset(attach::ResetCommand),
+    Smart(smart::SmartCommand),
+    Format(format::FormatCommand),
 }
 
 impl NvmeCommand {
@@ -27,6 +36,11 @@ impl NvmeCommand {
             NvmeCommand::List(command) => command.run(session),
             NvmeCommand::Bind(command) => command.run(session),
             NvmeCommand::Unbind(command) => command.run(session),
+            NvmeCommand::Attach(command) => command.run(session),
+            NvmeCommand::Detach(command) => command.run(session),
+            NvmeCommand::Reset(command) => command.run(session),
+            NvmeCommand::Smart(command) => command.run(session),
+            NvmeCommand::Format(command) => command.run(session),
         }
     }
 }

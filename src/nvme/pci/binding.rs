@@ -8,15 +8,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::address::PciAddress;
-use super::function::PciFunction;
+use super::function::{PciFunction, VFIO_DRIVER};
 use super::iommu;
 use super::kernel::Kernel;
 use super::paths::HostPaths;
 use super::usage::{InUse, OwnLabel, uses};
 use crate::base::{Error, ErrorKind, Result};
 
-/// The driver that Weft reaches drives through.
-pub const VFIO_DRIVER: &str = "vfio-pci";
 /// The kernel's own driver.
 pub const KERNEL_DRIVER: &str = "nvme";
 

@@ -11,6 +11,9 @@ use crate::base::{Error, ErrorKind, Result};
 /// controller (02h) (NVMe over PCIe Transport Specification, section 3.8.1.5, Class Code).
 pub const NVME_CLASS: u32 = 0x01_08_02;
 
+/// The driver that Weft reaches drives through.
+pub const VFIO_DRIVER: &str = "vfio-pci";
+
 /// A base address register, as the kernel has placed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bar {

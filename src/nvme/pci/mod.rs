@@ -23,14 +23,14 @@ mod usage;
 mod tests;
 
 pub use address::PciAddress;
-pub use binding::{Binder, KERNEL_DRIVER, Outcome, VFIO_DRIVER};
+pub use binding::{Binder, KERNEL_DRIVER, Outcome};
 pub use drive::{BlockDevice, KernelDrive};
 pub use events::PciEvents;
-pub use function::{Bar, NVME_CLASS, PciFunction, PciIds, nvme_functions, unattached};
+pub use function::{Bar, NVME_CLASS, PciFunction, PciIds, VFIO_DRIVER, nvme_functions, unattached};
 pub use iommu::{HOW_TO_ENABLE, Iommu};
 pub use kernel::{Kernel, SystemKernel};
 pub use paths::HostPaths;
 pub use permission::hand_over;
-pub use signature::Image;
+pub use signature::{HEAD_BYTES, Image, TAIL_BYTES};
 pub use uevent::{PciEvent, PciEventKind};
-pub use usage::{InUse, OwnLabel, Reason, uses};
+pub use usage::{InUse, OwnLabel, Reason, driven_by_us, uses};

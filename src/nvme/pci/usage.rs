@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::drive::{BlockDevice, KernelDrive};
-use super::function::PciFunction;
+use super::function::{PciFunction, VFIO_DRIVER, nvme_functions};
 use super::isolated;
 use super::paths::{HostPaths, names, read_text, read_word};
 use super::signature::Image;
@@ -219,8 +219,7 @@ impl Found<'_> {
     /// before they do.
     fn vfio_users(&mut self, function: &PciFunction) {
         let Some(group) = &function.iommu_group else { return };
-        let paths = [format!("/dev/vfio/{group}"), format!("/dev/vfio/noiommu-{group}")];
-        for (process, path) in open_files(self.paths, &paths) {
+        for (process, path) in open_files(self.paths, &group_devices(group)) {
             let name = process_name(self.paths, process);
             self.add(&path, Reason::Open { process, name });
         }
@@ -234,6 +233,35 @@ fn look_error(error: &io::Error, path: &Path) -> String {
     }
 }
 
+/// The functions that this process drives: those that VFIO has, in a group that is open here.
+pub fn driven_by_us(paths: &HostPaths) -> Vec<PciFunction> {
+    let open = links(&paths.proc.join("self/fd"));
+    let is_open = |function: &PciFunction| {
+        function
+            .iommu_group
+            .as_ref()
+            .is_some_and(|group| group_devices(group).iter().any(|device| open.contains(device)))
+    };
+    nvme_functions(paths)
+        .into_iter()
+        .filter(|function| function.driver.as_deref() == Some(VFIO_DRIVER))
+        .filter(is_open)
+        .collect()
+}
+
+/// The files by which a group is opened, with and without an IOMMU.
+fn group_devices(group: &str) -> [String; 2] {
+    [format!("/dev/vfio/{group}"), format!("/dev/vfio/noiommu-{group}")]
+}
+
+/// Where the links in a folder lead.
+fn links(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| fs::read_link(entry.path()).ok()?.into_os_string().into_string().ok())
+        .collect()
+}
+
 /// Which processes have which of `paths` open. Those of other users show only to root.
 fn open_files(host: &HostPaths, paths: &[String]) -> BTreeSet<(u32, String)> {
     let own = std::process::id();
@@ -243,14 +271,9 @@ fn open_files(host: &HostPaths, paths: &[String]) -> BTreeSet<(u32, String)> {
         if process == own {
             continue;
         }
-        let folder = host.proc.join(&name).join("fd");
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Ok(target) = fs::read_link(entry.path()) else { continue };
-            let Some(target) = target.to_str() else { continue };
-            if paths.iter().any(|path| path == target) {
-                open.insert((process, target.to_owned()));
-            }
-        }
+        let targets = links(&host.proc.join(&name).join("fd"));
+        let matching = targets.into_iter().filter(|target| paths.contains(target));
+        open.extend(matching.map(|target| (process, target)));
     }
     open
 }

@@ -137,6 +137,13 @@ impl FakeHost {
         self.block(name, number, 2048);
     }
 
+    /// A file that this process has open.
+    pub fn own_file(&self, open: &str) {
+        let folder = self.paths.proc.join("self/fd");
+        fs::create_dir_all(&folder).unwrap();
+        symlink(open, folder.join(open.replace('/', ""))).unwrap();
+    }
+
     /// A process that has a file open.
     pub fn process(&self, number: u32, name: &str, open: &str) {
         self.proc(&format!("{number}/comm"), &format!("{name}\n"));

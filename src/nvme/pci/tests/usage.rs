@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use super::{DRIVE, FakeHost, at};
-use crate::nvme::pci::{InUse, PciFunction, uses};
+use super::{DRIVE, FakeHost, OTHER, at};
+use crate::nvme::pci::{InUse, PciFunction, driven_by_us, uses};
 
 fn texts(host: &FakeHost) -> Vec<String> {
     let function = PciFunction::read(&host.paths, at(DRIVE)).unwrap();
@@ -116,4 +116,18 @@ fn a_drive_that_cannot_be_looked_at_counts_as_used() {
     let found = uses(&host.paths, &function, &|_| None);
     assert!(found.len() == 1 && found[0].refuses());
     assert!(found[0].to_string().contains("cannot be checked"), "{}", found[0]);
+}
+
+#[test]
+fn what_this_process_drives_is_what_it_has_open() {
+    let host = host();
+    host.function(OTHER, "0x010802", "6");
+    host.drive_by(OTHER, "vfio-pci");
+    assert!(driven_by_us(&host.paths).is_empty());
+    // The kernel has the drive of this group.
+    host.own_file("/dev/vfio/5");
+    assert!(driven_by_us(&host.paths).is_empty());
+    host.own_file("/dev/vfio/6");
+    let found = driven_by_us(&host.paths);
+    assert!(found.len() == 1 && found[0].address == at(OTHER), "{found:?}");
 }
