@@ -25,7 +25,6 @@ const NOT_SERVED: &[(&str, &str)] = &[
     ("framework_disable_cpumask_locks", "cores are not locked between processes"),
     ("framework_enable_cpumask_locks", "cores are not locked between processes"),
     ("framework_get_governor", "the core frequency is left to the system"),
-    ("framework_get_pci_devices", "comes with the NVMe driver"),
     ("framework_get_scheduler", "work stays on the reactor where it was opened"),
     ("framework_monitor_context_switch", "the system's own counters show them"),
     ("framework_set_scheduler", "work stays on the reactor where it was opened"),

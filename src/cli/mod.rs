@@ -2,7 +2,9 @@
 
 mod bdev;
 mod dd;
+mod host;
 mod iostat;
+mod nvme;
 mod output;
 mod quickstart;
 mod raid;
@@ -44,6 +46,10 @@ enum Command {
     Bdev(bdev::BdevCommand),
     #[command(subcommand)]
     Raid(raid::RaidCommand),
+    #[command(subcommand)]
+    Nvme(nvme::NvmeCommand),
+    #[command(subcommand)]
+    Host(host::HostCommand),
     Dd(dd::DdCommand),
     Iostat(iostat::IostatCommand),
     #[command(subcommand)]
@@ -80,6 +86,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Rpc(command) => command.run(&mut session),
         Command::Bdev(command) => command.run(&mut session),
         Command::Raid(command) => command.run(&mut session),
+        Command::Nvme(command) => command.run(&mut session),
+        Command::Host(command) => command.run(&session),
         Command::Dd(command) => command.run(),
         Command::Iostat(command) => command.run(&mut session),
         Command::Reactor(command) => command.run(&mut session),

@@ -12,9 +12,11 @@ pub mod copy;
 mod pool;
 mod region;
 mod registry;
+mod reserve;
 mod segment;
 
 pub use pool::{Buffer, Pool, PoolOptions, PoolStats};
 pub use region::{Backing, HUGE_PAGE_SIZE, HugePages, PageKind, Region, Sharing};
 pub use registry::{RegionId, RegionView, Registry, Subscription};
+pub use reserve::{NodeReserve, reserve, reserves};
 pub use segment::{Segment, SegmentList};

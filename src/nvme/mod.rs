@@ -16,6 +16,7 @@ mod queue;
 mod regions;
 mod ring;
 mod slots;
+pub mod pci;
 pub mod spec;
 mod transport;
 mod trouble;

@@ -10,6 +10,7 @@ mod log;
 mod malloc;
 mod notify;
 mod null;
+mod pci;
 mod qos;
 mod raid;
 mod reactor;
@@ -22,6 +23,7 @@ use super::method::Method;
 const TABLE: &[&[Method]] = &[
     application::METHODS,
     framework::METHODS,
+    pci::METHODS,
     reactor::METHODS,
     iobuf::METHODS,
     log::METHODS,
