@@ -59,8 +59,11 @@ struct State {
     requests: BTreeMap<u16, Request>,
     next_id: u16,
     memory: MappedMemory,
-    failure: Option<(ErrorKind, String)>,
+    failure: Option<Failure>,
 }
+
+/// Why a connection ended.
+type Failure = (ErrorKind, String);
 
 /// A request that was sent.
 struct Request {
@@ -220,21 +223,23 @@ impl Connection {
         }
     }
 
-    /// Ends the connection for a reason of the caller's; `what` is said of it. Gives that as an error.
+    /// Ends the connection for a reason of the caller's; `what` is said of it. Gives the reason for the end as an
+    /// error, which is another one if it had ended before.
     pub fn fail(&self, kind: ErrorKind, what: impl Into<String>) -> Error {
-        let failure = (kind, what.into());
+        let state = self.lock();
+        let failure = state.failure.clone().unwrap_or_else(|| (kind, what.into()));
         let error = self.failure(&failure);
-        self.end(self.lock(), failure);
+        self.end(state, failure);
         error
     }
 
     /// A failure as an error of whoever asks.
-    fn failure(&self, (kind, what): &(ErrorKind, String)) -> Error {
+    fn failure(&self, (kind, what): &Failure) -> Error {
         Error::new(*kind, format!("vfio-user {}: {what}", self.address))
     }
 
     /// Ends the connection, if it has not ended yet: the first reason is the one that counts.
-    fn end(&self, mut state: MutexGuard<'_, State>, failure: (ErrorKind, String)) {
+    fn end(&self, mut state: MutexGuard<'_, State>, failure: Failure) {
         if state.failure.is_some() {
             return;
         }
@@ -305,14 +310,12 @@ impl Connection {
 }
 
 /// The reason for the end when the socket says `errno`.
-fn hang_up(errno: Errno) -> (ErrorKind, String) {
+fn hang_up(errno: Errno) -> Failure {
     match errno {
         Errno::PIPE | Errno::CONNRESET => (ErrorKind::NoDevice, "the server hung up".into()),
         other => (ErrorKind::Io, format!("the socket failed: {other}")),
     }
 }
-
-type Failure = (ErrorKind, String);
 
 impl State {
     /// An id that no request has, and no posted write.
