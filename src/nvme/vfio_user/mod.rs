@@ -11,7 +11,7 @@
 //! [gone](Transport::is_gone). It is trusted with the memory that it is given, and with the file of its registers
 //! (see `window`).
 
-mod capabilities;
+pub mod capabilities;
 mod connection;
 mod device;
 pub mod inbox;
