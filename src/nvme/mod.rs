@@ -20,6 +20,7 @@ pub mod pci;
 pub mod spec;
 mod transport;
 mod trouble;
+pub mod vfio_user;
 
 pub use controller::{
     ADMIN_TRANSFER_MAX, Controller, ControllerOptions, Namespace, Notice, ResetPolicy, State,
