@@ -18,6 +18,7 @@ mod slots;
 pub mod spec;
 mod transport;
 mod trouble;
+pub mod vfio;
 
 pub use controller::{
     ADMIN_TRANSFER_MAX, Controller, ControllerOptions, Namespace, Notice, ResetPolicy, State,
