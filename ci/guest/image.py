@@ -45,10 +45,10 @@ class Image:
         self.entries[path] = (mode, contents, device)
 
     def folder(self, path):
-        """Adds a folder and those above it."""
-        while path and path not in self.entries:
+        """Adds a folder, after those above it: the kernel makes them in this order."""
+        if path and path not in self.entries:
+            self.folder(os.path.dirname(path))
             self.entries[path] = (0o40755, b"", (0, 0))
-            path = os.path.dirname(path)
 
     def file(self, source, path):
         """Copies a file of this machine, links followed; a folder with all that is in it."""
