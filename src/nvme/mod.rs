@@ -21,6 +21,7 @@ pub mod spec;
 mod transport;
 mod trouble;
 pub mod vfio_user;
+pub mod vfio;
 
 pub use controller::{
     ADMIN_TRANSFER_MAX, Controller, ControllerOptions, Namespace, Notice, ResetPolicy, State,
