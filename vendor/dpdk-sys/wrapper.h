@@ -1,5 +1,7 @@
 /* What the bindings are made from. */
 
+/* For fopencookie. */
+#define _GNU_SOURCE 1
 /* Iterating over a bus is marked experimental in 22.11. */
 #define ALLOW_EXPERIMENTAL_API 1
 
