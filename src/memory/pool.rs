@@ -52,6 +52,21 @@ impl Default for PoolOptions {
     }
 }
 
+/// A pool of such memory.
+impl From<RegionOptions> for PoolOptions {
+    fn from(memory: RegionOptions) -> PoolOptions {
+        let RegionOptions { huge_pages, sharing, numa_node, source } = memory;
+        let default = PoolOptions::default();
+        // What DPDK says of a block stands in front of it, in a huge page that is lost to others: fewer blocks.
+        let grow = match source {
+            Source::System => default.grow,
+            #[cfg(feature = "dpdk")]
+            Source::Dpdk(_) => ByteCount(16 << 20),
+        };
+        PoolOptions { huge_pages, sharing, numa_node, source, grow, ..default }
+    }
+}
+
 impl PoolOptions {
     /// What the pool's regions are like.
     pub fn region(&self) -> RegionOptions {

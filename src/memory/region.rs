@@ -82,9 +82,7 @@ impl Region {
         };
         let region = match huge {
             Some(region) => region,
-            None => {
-                Self::map_ordinary(length, huge_pages != HugePages::Never, options.sharing)?
-            }
+            None => Self::map_ordinary(length, huge_pages != HugePages::Never, options.sharing)?,
         };
         if let Some(node) = options.numa_node {
             numa::prefer(region.start, region.length, node);

@@ -25,6 +25,7 @@ mod link {
         "rte_strerror",
         "rte_version",
         "weft_rte_errno",
+        "weft_clear_rte_errno",
         "rte_zmalloc_socket",
         "rte_free",
         "rte_malloc_dump_heaps",
@@ -54,13 +55,13 @@ mod link {
         "open_memstream",
         "fdopen",
     ];
-    const TYPES: &[&str] = &["rte_memseg", "rte_malloc_socket_stats", "rte_iova_mode", "rte_devtype"];
+    const TYPES: &[&str] =
+        &["rte_memseg", "rte_malloc_socket_stats", "rte_iova_mode", "rte_devtype"];
     const VALUES: &[&str] = &["RTE_BAD_IOVA", "RTE_LOG_.*", "RTE_EAL_PMD_PATH", "SOCKET_ID_ANY"];
 
     /// The archives that a program of ours is made of, when linked statically. Their constructors register
     /// what they bring, so nothing in them is left out.
-    const ARCHIVES: &[&str] =
-        &["rte_bus_pci", "rte_pci", "rte_eal", "rte_telemetry", "rte_kvargs"];
+    const ARCHIVES: &[&str] = &["rte_bus_pci", "rte_pci", "rte_eal", "rte_telemetry", "rte_kvargs"];
 
     pub fn run() {
         let is_static = cfg!(feature = "static");

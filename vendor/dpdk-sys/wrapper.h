@@ -21,3 +21,4 @@
 
 /* The error number is a macro over thread-local storage of the library. */
 static inline int weft_rte_errno(void) { return rte_errno; }
+static inline void weft_clear_rte_errno(void) { rte_errno = 0; }

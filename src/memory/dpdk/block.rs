@@ -52,8 +52,7 @@ impl Block {
                 )
             })?;
         // Owned from here on, so that it goes back should the rest fail.
-        let mut block =
-            Block { start, kind: PageKind::Ordinary, backing: None, addresses: None };
+        let mut block = Block { start, kind: PageKind::Ordinary, backing: None, addresses: None };
         block.find_out(length, mode)?;
         Ok(block)
     }
@@ -119,9 +118,8 @@ impl Drop for Block {
 
 fn zeros(length: usize, socket: i32) -> Option<NonNull<u8>> {
     // SAFETY: the EAL runs, the alignment is a power of two; failure gives null.
-    let start = unsafe {
-        sys::rte_zmalloc_socket(c"weft".as_ptr(), length, HUGE_PAGE_SIZE as u32, socket)
-    };
+    let start =
+        unsafe { sys::rte_zmalloc_socket(c"weft".as_ptr(), length, HUGE_PAGE_SIZE as u32, socket) };
     NonNull::new(start.cast())
 }
 

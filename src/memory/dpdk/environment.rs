@@ -216,22 +216,23 @@ fn check(word: &str) -> Result<()> {
 
 /// Starts the EAL and gives its version.
 fn initialize(words: &[&str]) -> Result<String> {
-    let failed = |what: String| {
-        Error::new(ErrorKind::Io, format!("DPDK does not start: {what}"))
-    };
-    let allowed = sched_getaffinity(None)
-        .map_err(|errno| Error::os("which cores DPDK may run on", errno))?;
+    let failed = |what: String| Error::new(ErrorKind::Io, format!("DPDK does not start: {what}"));
+    let allowed =
+        sched_getaffinity(None).map_err(|errno| Error::os("which cores DPDK may run on", errno))?;
     let core = (0..CpuSet::MAX_CPU)
         .find(|&core| allowed.is_set(core))
         .ok_or_else(|| failed("no core is allowed".into()))?;
 
-    let mut all: Vec<String> = ["weft", "--in-memory", "--no-telemetry"].map(Into::into).into();
     // One lcore, which is the calling thread: no workers are started.
-    all.push(format!("--lcores=0@{core}"));
-    if !words.contains(&"--no-huge") {
+    let mut all = vec!["weft".into(), "--no-telemetry".into(), format!("--lcores=0@{core}")];
+    let mode: &[&str] = if words.contains(&"--no-huge") {
+        // Which the EAL does not combine with in-memory mode; this leaves no files either.
+        &["--no-shconf"]
+    } else {
         // Memory in one piece then lies in one file, so that it can be given to another process.
-        all.push("--single-file-segments".into());
-    }
+        &["--in-memory", "--single-file-segments"]
+    };
+    all.extend(mode.iter().map(|&word| word.to_owned()));
     all.extend(pci::exclude_all_devices());
     all.extend(words.iter().map(|&word| word.to_owned()));
     let mut arguments = Vec::with_capacity(all.len() + 1);
@@ -263,6 +264,9 @@ fn initialize(words: &[&str]) -> Result<String> {
         } else {
             format!("{} ({})", complaints.join("; "), sys::error_text(errno))
         };
+        if errno == rustix::io::Errno::INVAL.raw_os_error() {
+            return Err(Error::invalid(format!("DPDK does not start: {complaints}")));
+        }
         return Err(failed(format!(
             "{complaints}. It needs free huge pages (/proc/sys/vm/nr_hugepages), or to be told to do \
              without (--dpdk-args=--no-huge)"

@@ -1,6 +1,6 @@
 //! DPDK's log, led into ours.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{c_char, c_long, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dpdk_sys as sys;
@@ -13,12 +13,8 @@ const COLLECTED_MAX: usize = 8;
 
 /// Leads DPDK's log into ours from now on. Says whether that worked: otherwise it goes to standard error.
 pub(super) fn redirect() -> bool {
-    let functions = sys::cookie_io_functions_t {
-        read: None,
-        write: Some(write),
-        seek: None,
-        close: None,
-    };
+    let functions =
+        sys::cookie_io_functions_t { read: None, write: Some(write), seek: None, close: None };
     // SAFETY: the mode is a C string; the functions take any cookie, a null pointer too.
     let stream = unsafe { sys::fopencookie(std::ptr::null_mut(), c"w".as_ptr(), functions) };
     if stream.is_null() {
@@ -41,7 +37,7 @@ pub(super) fn complaints_of<T>(action: impl FnOnce() -> T) -> (T, Vec<String>) {
 }
 
 /// Takes what DPDK writes to its log. It flushes after each message, on the thread that logs.
-unsafe extern "C" fn write(_cookie: *mut c_void, text: *const c_char, length: usize) -> isize {
+unsafe extern "C" fn write(_cookie: *mut c_void, text: *const c_char, length: usize) -> c_long {
     if !text.is_null() && length > 0 {
         // SAFETY: the C library passes `length` bytes at `text`, for the time of the call.
         let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), length) };
@@ -54,7 +50,7 @@ unsafe extern "C" fn write(_cookie: *mut c_void, text: *const c_char, length: us
         }
     }
     // A short count would count as an error of the stream.
-    length.cast_signed()
+    length as c_long
 }
 
 fn take(level: i32, line: &str) {

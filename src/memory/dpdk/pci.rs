@@ -117,6 +117,7 @@ fn listed() -> Result<Vec<(String, Option<u32>)>> {
         device: std::ptr::null_mut(),
         class_device: std::ptr::null_mut(),
     };
+    sys::clear_rte_errno();
     // SAFETY: the EAL runs; the string is constant.
     if unsafe { sys::rte_dev_iterator_init(&raw mut iterator, c"bus=pci".as_ptr()) } != 0 {
         let text = sys::error_text(sys::rte_errno());

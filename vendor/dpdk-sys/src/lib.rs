@@ -30,6 +30,13 @@ pub fn rte_errno() -> i32 {
     unsafe { weft_rte_errno() }
 }
 
+/// Clears that number: some functions of 22.11 give back what an earlier one left.
+#[cfg(feature = "link")]
+pub fn clear_rte_errno() {
+    // SAFETY: it writes a number in storage of the calling thread.
+    unsafe { weft_clear_rte_errno() }
+}
+
 /// DPDK's text for an error number, the system's or its own.
 #[cfg(feature = "link")]
 pub fn error_text(errno: i32) -> String {
@@ -47,6 +54,7 @@ mod tests {
         assert_eq!(error_text(12), "Cannot allocate memory");
         assert!(!error_text(100_000).is_empty());
         assert_eq!(rte_errno(), 0);
+        clear_rte_errno();
     }
 
     #[test]
