@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use weft::base::{Error, Result, limits};
+use weft::daemon::MemorySource;
 use weft::memory::HugePages;
 
 use crate::load::{SizeMix, parse_size_mix};
@@ -62,6 +63,14 @@ pub struct Arguments {
     /// Memory of buffers and malloc bdevs: in huge pages or not
     #[arg(long, value_name = "POLICY", default_value = "try")]
     pub huge_pages: HugePagesPolicy,
+
+    /// Where that memory comes from
+    #[arg(long, value_name = "SOURCE", default_value = "system")]
+    pub memory: MemorySource,
+
+    /// Arguments of DPDK's EAL for --memory dpdk, such as '--no-huge -m 256' or '--iova-mode=va'
+    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    pub dpdk_args: Option<String>,
 
     /// I/O errors do not make the exit code 1 (a failed verification does)
     #[arg(long)]

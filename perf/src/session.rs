@@ -6,7 +6,7 @@ use std::time::Duration;
 use weft::base::{ByteCount, Error, Result};
 use weft::bdev::{Claim, Descriptor, Device, Registry};
 use weft::daemon::{load_devices, local_services, remove_devices};
-use weft::memory::{HugePages, PoolOptions};
+use weft::memory::{PoolOptions, RegionOptions};
 use weft::reactor::{
     Context, CoreList, IdlePolicy, PollerId, ReactorOptions, Reactors, ShutdownSignals, Tsc,
 };
@@ -51,18 +51,16 @@ pub fn run(arguments: &Arguments) -> Result<Run> {
     };
     // Before the thread is pinned and sees one processor only.
     let host = Host::read(Tsc::rate());
+    let memory =
+        arguments.memory.open(arguments.dpdk_args.as_deref(), arguments.huge_pages.into())?;
     let options = ReactorOptions {
         idle: IdlePolicy::Poll,
         hog_limit: HOG_LIMIT,
-        pool: PoolOptions {
-            huge_pages: arguments.huge_pages.into(),
-            max: ByteCount(1 << 40),
-            ..PoolOptions::default()
-        },
+        pool: PoolOptions { max: ByteCount(1 << 40), ..memory.into() },
         ..ReactorOptions::new(cores.clone())
     };
     weft::reactor::run(options, async |cx, reactors| {
-        Session { cx, reactors, arguments, cores, host }.run(plan, &nodes).await
+        Session { cx, reactors, arguments, memory, cores, host }.run(plan, &nodes).await
     })?
 }
 
@@ -70,6 +68,7 @@ struct Session<'a> {
     cx: Context,
     reactors: Reactors,
     arguments: &'a Arguments,
+    memory: RegionOptions,
     cores: CoreList,
     host: Host,
 }
@@ -78,11 +77,10 @@ impl Session<'_> {
     async fn run(&self, plan: RunPlan, nodes: &[Node]) -> Result<Run> {
         let _signals = ShutdownSignals::install(&self.cx, &self.reactors)?;
         let config = self.arguments.config.as_deref();
-        let huge_pages = HugePages::from(self.arguments.huge_pages);
         // The services own the raids: they stay until the devices are gone.
         let services = match config {
-            Some(path) => load_devices(&self.cx, &self.reactors, path, huge_pages).await?,
-            None => local_services(&self.cx, &self.reactors, huge_pages).await?,
+            Some(path) => load_devices(&self.cx, &self.reactors, path, self.memory).await?,
+            None => local_services(&self.cx, &self.reactors, self.memory).await?,
         };
         let result = self.run_with(&services, plan, nodes).await;
         remove_devices(&services).await;

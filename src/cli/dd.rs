@@ -86,7 +86,8 @@ impl DdCommand {
         };
         let began = Instant::now();
         let copied = reactor::run(reactors, async |cx: Context, reactors: Reactors| {
-            let services = load_devices(&cx, &reactors, &self.config, HugePages::Try).await?;
+            let services =
+                load_devices(&cx, &reactors, &self.config, HugePages::Try.into()).await?;
             let copied = self.copy(&services, bdev, &file, way).await;
             remove_devices(&services).await;
             copied

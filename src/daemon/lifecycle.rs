@@ -24,7 +24,7 @@ use crate::bdev::vbdev::mirror::MirrorKind;
 use crate::bdev::vbdev::stripe::StripeKind;
 use crate::bdev::vbdev::{Raids, WaitingList};
 use crate::load::Loads;
-use crate::memory::{HugePages, PoolOptions};
+use crate::memory::RegionOptions;
 use crate::reactor::{self, Context, ReactorOptions, Reactors, ShutdownSignals};
 use crate::rpc::{BdevOptions, Framework, Listener, Server, Services, methods};
 
@@ -50,16 +50,17 @@ pub fn run(options: &Options) -> Result<()> {
         None => Config::default(),
     };
     let listener = Listener::bind(&options.socket())?;
-    let pool = PoolOptions { huge_pages: options.huge_pages.into(), ..PoolOptions::default() };
+    // Before threads are pinned, and so before reactors.
+    let memory = options.memory()?;
     let reactors = ReactorOptions {
         cores: options.cores()?,
         idle: options.idle.into(),
         hog_limit: HOG_LIMIT,
-        pool,
+        pool: memory.into(),
     };
     let options = options.clone();
     reactor::run(reactors, async move |cx: Context, reactors: Reactors| {
-        let daemon = Daemon::new(cx, reactors, options.huge_pages.into());
+        let daemon = Daemon::new(cx, reactors, memory);
         daemon.live(&options, &config, listener, start).await
     })?
 }
@@ -72,9 +73,9 @@ pub fn run(options: &Options) -> Result<()> {
 pub async fn local_services(
     cx: &Context,
     reactors: &Reactors,
-    huge_pages: HugePages,
+    memory: RegionOptions,
 ) -> Result<Rc<Services>> {
-    initialized(cx, reactors, &Config::default(), huge_pages).await
+    initialized(cx, reactors, &Config::default(), memory).await
 }
 
 /// As [`local_services`], with the devices of the configuration at `path`. They are in the registry of
@@ -86,18 +87,18 @@ pub async fn load_devices(
     cx: &Context,
     reactors: &Reactors,
     path: &Path,
-    huge_pages: HugePages,
+    memory: RegionOptions,
 ) -> Result<Rc<Services>> {
-    initialized(cx, reactors, &Config::read(path)?, huge_pages).await
+    initialized(cx, reactors, &Config::read(path)?, memory).await
 }
 
 async fn initialized(
     cx: &Context,
     reactors: &Reactors,
     config: &Config,
-    huge_pages: HugePages,
+    memory: RegionOptions,
 ) -> Result<Rc<Services>> {
-    let daemon = Daemon::new(cx.clone(), reactors.clone(), huge_pages);
+    let daemon = Daemon::new(cx.clone(), reactors.clone(), memory);
     daemon.services.framework.begin().map_err(|error| Error::invalid(error.to_string()))?;
     daemon.initialize(config).await?;
     Ok(daemon.services)
@@ -119,7 +120,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(cx: Context, reactors: Reactors, huge_pages: HugePages) -> Daemon {
+    fn new(cx: Context, reactors: Reactors, memory: RegionOptions) -> Daemon {
         let (framework, begin) = Framework::new();
         let bdevs = bdev::Registry::new(&cx);
         let raids = Raids::new(&bdevs);
@@ -138,7 +139,7 @@ impl Daemon {
             framework,
             log: Box::new(Control),
             method_names: methods::names,
-            huge_pages,
+            memory,
             bdev_options: RefCell::new(BdevOptions::default()),
         });
         Daemon { cx, services, begin: RefCell::new(Some(begin)) }

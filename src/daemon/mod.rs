@@ -11,4 +11,4 @@ mod options;
 
 pub use lifecycle::{load_devices, local_services, remove_devices, run};
 pub use log::start as start_log;
-pub use options::Options;
+pub use options::{MemorySource, Options};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 use crate::base::{Error, Result};
-use crate::memory;
+use crate::memory::{self, RegionOptions, Source};
 use crate::reactor::{CoreList, IdlePolicy};
 use crate::rpc::{LogLevel, default_socket};
 
@@ -41,6 +41,14 @@ pub struct Options {
     #[arg(long, value_name = "POLICY", default_value = "try")]
     pub huge_pages: HugePages,
 
+    /// Where memory comes from
+    #[arg(long, value_name = "SOURCE", default_value = "system")]
+    pub memory: MemorySource,
+
+    /// Arguments of DPDK's EAL for --memory dpdk, such as '--no-huge -m 256' or '--iova-mode=va'
+    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    pub dpdk_args: Option<String>,
+
     /// What reactors do when there is nothing to do: poll on, or sleep until something comes
     #[arg(long, value_name = "POLICY", default_value = "adaptive")]
     pub idle: Idle,
@@ -66,6 +74,15 @@ pub enum LogLevelName {
 }
 
 /// Where memory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MemorySource {
+    /// The system
+    System,
+    /// DPDK (of programs that were built with the feature dpdk)
+    Dpdk,
+}
+
+/// Whether to take huge pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum HugePages {
     /// Huge pages if there are some
@@ -116,7 +133,43 @@ impl From<Idle> for IdlePolicy {
     }
 }
 
+impl MemorySource {
+    /// Memory from there. DPDK is started: to be called before threads are pinned.
+    ///
+    /// # Errors
+    /// When the options do not go together, or DPDK does not start.
+    pub fn open(
+        self,
+        dpdk_args: Option<&str>,
+        huge_pages: memory::HugePages,
+    ) -> Result<RegionOptions> {
+        let source = match (self, dpdk_args) {
+            (MemorySource::System, None) => Source::System,
+            (MemorySource::System, Some(_)) => {
+                return Err(Error::invalid("--dpdk-args is for --memory dpdk"));
+            }
+            (MemorySource::Dpdk, arguments) => {
+                if huge_pages == memory::HugePages::Never {
+                    return Err(Error::invalid(
+                        "--huge-pages never: with --memory dpdk, say --dpdk-args=--no-huge",
+                    ));
+                }
+                Source::dpdk(arguments.unwrap_or_default())?
+            }
+        };
+        Ok(RegionOptions { huge_pages, source, ..RegionOptions::default() })
+    }
+}
+
 impl Options {
+    /// What memory is like. DPDK is started if it is asked for.
+    ///
+    /// # Errors
+    /// As [`MemorySource::open`].
+    pub fn memory(&self) -> Result<RegionOptions> {
+        self.memory.open(self.dpdk_args.as_deref(), self.huge_pages.into())
+    }
+
     /// The cores to run on.
     ///
     /// # Errors

@@ -9,14 +9,21 @@
 //! the distance from the region's start does the rest.
 
 pub mod copy;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+mod numa;
+mod page;
 mod pool;
 mod region;
 mod registry;
 mod reserve;
 mod segment;
+mod source;
 
+pub use page::{Backing, DeviceAddresses, HUGE_PAGE_SIZE, HugePages, PageKind};
 pub use pool::{Buffer, Pool, PoolOptions, PoolStats};
-pub use region::{Backing, HUGE_PAGE_SIZE, HugePages, PageKind, Region, Sharing};
+pub use region::Region;
 pub use registry::{RegionId, RegionView, Registry, Subscription};
 pub use reserve::{NodeReserve, reserve, reserves};
 pub use segment::{Segment, SegmentList};
+pub use source::{RegionOptions, Sharing, Source};

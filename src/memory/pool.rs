@@ -6,12 +6,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use super::region::{HUGE_PAGE_SIZE, HugePages, Region, Sharing};
+use super::page::{HUGE_PAGE_SIZE, HugePages};
+use super::region::Region;
 use super::registry::{RegionId, RegionView, Registry};
 use super::segment::Segment;
+use super::source::{RegionOptions, Sharing, Source};
 use crate::base::{ByteCount, Error, ErrorKind, Result};
 
 /// Sizes of the classes, in bytes. Each is a multiple of the largest memory page that NVMe and
@@ -27,6 +29,10 @@ pub struct PoolOptions {
     pub huge_pages: HugePages,
     /// Whether other processes can be given the memory.
     pub sharing: Sharing,
+    /// NUMA node that the memory should lie on; a reactor's pool gets its core's unless told otherwise.
+    pub numa_node: Option<u32>,
+    /// Where the memory comes from.
+    pub source: Source,
     /// By how much it grows at a time.
     pub grow: ByteCount,
     /// How much memory it may take in all.
@@ -38,8 +44,37 @@ impl Default for PoolOptions {
         Self {
             huge_pages: HugePages::Try,
             sharing: Sharing::WhereFree,
+            numa_node: None,
+            source: Source::System,
             grow: ByteCount(4 << 20),
             max: ByteCount(1 << 30),
+        }
+    }
+}
+
+/// A pool of such memory.
+impl From<RegionOptions> for PoolOptions {
+    fn from(memory: RegionOptions) -> PoolOptions {
+        let RegionOptions { huge_pages, sharing, numa_node, source } = memory;
+        let default = PoolOptions::default();
+        // What DPDK says of a block stands in front of it, in a huge page that is lost to others: fewer blocks.
+        let grow = match source {
+            Source::System => default.grow,
+            #[cfg(feature = "dpdk")]
+            Source::Dpdk(_) => ByteCount(16 << 20),
+        };
+        PoolOptions { huge_pages, sharing, numa_node, source, grow, ..default }
+    }
+}
+
+impl PoolOptions {
+    /// What the pool's regions are like.
+    pub fn region(&self) -> RegionOptions {
+        RegionOptions {
+            huge_pages: self.huge_pages,
+            sharing: self.sharing,
+            numa_node: self.numa_node,
+            source: self.source,
         }
     }
 }
@@ -73,6 +108,8 @@ struct Inner {
     /// The part of the newest region that no class has yet.
     fresh: Cell<Option<(NonNull<u8>, usize, RegionId)>>,
     stats: Cell<PoolStats>,
+    /// Pools for other NUMA nodes that were made from this one, while somebody has them.
+    elsewhere: RefCell<Vec<(u32, Weak<Inner>)>>,
 }
 
 impl Pool {
@@ -85,7 +122,28 @@ impl Pool {
             regions: RefCell::default(),
             fresh: Cell::new(None),
             stats: Cell::default(),
+            elsewhere: RefCell::default(),
         }))
+    }
+
+    /// The pool for memory on NUMA node `node`: this one, if it is there already or no node is named; else a
+    /// pool like this one, with a limit of its own. For what a device on another node than the reactor's core reads and
+    /// writes all the time, such as the queues of a drive.
+    #[must_use]
+    pub fn near(&self, node: Option<u32>) -> Pool {
+        let Some(node) = node.filter(|_| node != self.0.options.numa_node) else {
+            return self.clone();
+        };
+        let mut elsewhere = self.0.elsewhere.borrow_mut();
+        elsewhere.retain(|(_, pool)| pool.strong_count() > 0);
+        let known = elsewhere.iter().find(|(at, _)| *at == node);
+        if let Some(inner) = known.and_then(|(_, pool)| pool.upgrade()) {
+            return Pool(inner);
+        }
+        let options = PoolOptions { numa_node: Some(node), ..self.0.options };
+        let pool = Pool::new(Arc::clone(&self.0.registry), options);
+        elsewhere.push((node, Rc::downgrade(&pool.0)));
+        pool
     }
 
     /// A buffer of at least `length` bytes, aligned to 4 KiB, of unspecified contents.
@@ -164,11 +222,7 @@ impl Inner {
                 format!("the reactor's buffer pool is at its limit of {} bytes", self.options.max),
             ));
         }
-        let region = Arc::new(Region::allocate_shared(
-            length,
-            self.options.huge_pages,
-            self.options.sharing,
-        )?);
+        let region = Arc::new(Region::allocate(length, self.options.region())?);
         let (start, length) = (region.start(), region.len());
         let view = self.registry.add(region)?;
         let id = view.id;
@@ -310,6 +364,23 @@ mod tests {
         assert_eq!(pool.stats().refused, 1);
         assert!(pool.take(0).is_err());
         assert!(pool.take((2 << 20) + 1).is_err());
+    }
+
+    #[test]
+    fn a_pool_near_a_node_is_shared_while_it_is_used() {
+        let own = pool(4 << 20);
+        assert!(Rc::ptr_eq(&own.near(None).0, &own.0));
+        let other = own.near(Some(3));
+        assert_eq!(other.options().numa_node, Some(3));
+        assert!(Rc::ptr_eq(&other.near(Some(3)).0, &other.0), "there already");
+        assert!(Rc::ptr_eq(&own.near(Some(3)).0, &other.0), "one for each node");
+        assert!(!Rc::ptr_eq(&own.near(Some(2)).0, &other.0));
+        // A buffer alone keeps it.
+        let buffer = own.near(Some(4)).take(1).unwrap();
+        assert_eq!(own.near(Some(4)).stats().in_use, 1);
+        drop(buffer);
+        assert_eq!(own.near(Some(4)).stats(), PoolStats::default(), "a new one");
+        assert_eq!(own.stats(), PoolStats::default());
     }
 
     #[test]

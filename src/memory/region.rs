@@ -1,6 +1,6 @@
 //! Regions: runs of memory that devices may address.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -8,70 +8,12 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use tracing::debug;
 
+#[cfg(feature = "dpdk")]
+use super::dpdk;
+use super::numa;
+use super::page::{Backing, DeviceAddresses, HUGE_PAGE_SIZE, HugePages, PageKind};
+use super::source::{RegionOptions, Sharing, Source};
 use crate::base::{Error, Result};
-
-/// Size of a huge page, in bytes (x86-64 and the usual arm64 configuration).
-pub const HUGE_PAGE_SIZE: usize = 2 << 20;
-
-/// When to take huge pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum HugePages {
-    /// Reserved huge pages where the system has enough free, else ordinary memory that asks the
-    /// kernel for transparent huge pages.
-    #[default]
-    Try,
-    /// Reserved huge pages or an error.
-    Require,
-    /// Ordinary memory.
-    Never,
-}
-
-/// Whether another process can be given the memory: a device that is emulated by another process
-/// reaches payload memory only through the file behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Sharing {
-    /// Huge pages can be shared, since that costs nothing; ordinary memory cannot, since the kernel
-    /// gives transparent huge pages to private memory more readily.
-    #[default]
-    WhereFree,
-    /// All of it.
-    Always,
-}
-
-/// The file behind memory that can be shared with another process.
-#[derive(Clone, Debug)]
-pub struct Backing {
-    file: Arc<OwnedFd>,
-    offset: u64,
-}
-
-impl Backing {
-    /// The memory of a region that lies in `file` from `offset` bytes on.
-    pub fn new(file: Arc<OwnedFd>, offset: u64) -> Backing {
-        Backing { file, offset }
-    }
-
-    /// The file.
-    pub fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-
-    /// Where in the file the region starts, in bytes.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-}
-
-/// What a region of ours is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageKind {
-    /// Reserved huge pages: never swapped, never moved.
-    Huge,
-    /// Ordinary pages; the kernel may back them by transparent huge pages.
-    Ordinary,
-    /// Mapped by somebody else.
-    Foreign,
-}
 
 /// A run of memory, aligned to [`HUGE_PAGE_SIZE`] when it is ours.
 ///
@@ -82,9 +24,21 @@ pub struct Region {
     start: NonNull<u8>,
     length: usize,
     kind: PageKind,
-    /// What was mapped, for the unmap: alignment costs slack on both sides.
-    mapping: Option<(NonNull<u8>, usize)>,
     backing: Option<Backing>,
+    addresses: Option<DeviceAddresses>,
+    owner: Owner,
+}
+
+/// Whose the memory is.
+#[derive(Debug)]
+enum Owner {
+    /// Somebody else's.
+    Foreign,
+    /// Ours. What was mapped, for the unmap: alignment costs slack on both sides.
+    Mapped(NonNull<u8>, usize),
+    /// DPDK's; goes back when dropped.
+    #[cfg(feature = "dpdk")]
+    Dpdk(#[expect(dead_code, reason = "held for its drop")] dpdk::Block),
 }
 
 // SAFETY: a region is an address range; it gives out raw pointers only, and what is done with those
@@ -94,36 +48,75 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// A fresh region of at least `length` bytes of zeros, rounded up to whole huge pages.
+    /// A fresh region of at least `length` bytes of zeros, rounded up to whole huge pages, as
+    /// [`RegionOptions`] or just [`HugePages`] say.
     ///
     /// # Errors
     /// `NoMemory` when the system has not got it: with [`HugePages::Require`], when it has not got
     /// enough free reserved huge pages (`/proc/sys/vm/nr_hugepages`).
-    pub fn allocate(length: usize, huge_pages: HugePages) -> Result<Region> {
-        Self::allocate_shared(length, huge_pages, Sharing::WhereFree)
-    }
-
-    /// The same, with a say in whether other processes can be given the memory.
-    ///
-    /// # Errors
-    /// As [`Region::allocate`].
-    pub fn allocate_shared(
-        length: usize,
-        huge_pages: HugePages,
-        sharing: Sharing,
-    ) -> Result<Region> {
+    pub fn allocate(length: usize, options: impl Into<RegionOptions>) -> Result<Region> {
+        let options: RegionOptions = options.into();
         let length = length
             .checked_next_multiple_of(HUGE_PAGE_SIZE)
             .filter(|&rounded| rounded > 0 && rounded <= isize::MAX as usize)
             .ok_or_else(|| Error::invalid(format!("a memory region of {length} bytes")))?;
-        if huge_pages != HugePages::Never {
-            match Self::map_huge(length) {
-                Ok(region) => return Ok(region),
-                Err(error) if huge_pages == HugePages::Require => return Err(error),
-                Err(error) => debug!(%error, "ordinary memory instead of huge pages"),
-            }
+        match options.source {
+            Source::System => Self::from_system(length, options),
+            #[cfg(feature = "dpdk")]
+            Source::Dpdk(environment) => Self::from_dpdk(environment, length, options),
         }
-        Self::map_ordinary(length, huge_pages != HugePages::Never, sharing)
+    }
+
+    fn from_system(length: usize, options: RegionOptions) -> Result<Region> {
+        let huge_pages = options.huge_pages;
+        let huge = match huge_pages {
+            HugePages::Never => None,
+            _ => match Self::map_huge(length) {
+                Ok(region) => Some(region),
+                Err(error) if huge_pages == HugePages::Require => return Err(error),
+                Err(error) => {
+                    debug!(%error, "ordinary memory instead of huge pages");
+                    None
+                }
+            },
+        };
+        let region = match huge {
+            Some(region) => region,
+            None => Self::map_ordinary(length, huge_pages != HugePages::Never, options.sharing)?,
+        };
+        if let Some(node) = options.numa_node {
+            numa::prefer(region.start, region.length, node);
+        }
+        Ok(region)
+    }
+
+    #[cfg(feature = "dpdk")]
+    fn from_dpdk(
+        environment: &'static dpdk::Environment,
+        length: usize,
+        options: RegionOptions,
+    ) -> Result<Region> {
+        let block = environment.allocate(length, options.numa_node)?;
+        let kind = block.kind();
+        if options.huge_pages == HugePages::Require && kind != PageKind::Huge {
+            return Err(Error::invalid(
+                "huge pages are required, and DPDK was told to do without (--no-huge)",
+            ));
+        }
+        if options.sharing == Sharing::Always && block.backing().is_none() {
+            return Err(Error::new(
+                crate::base::ErrorKind::Unsupported,
+                "memory that other processes can be given: DPDK's has no file behind it with --no-huge",
+            ));
+        }
+        Ok(Region {
+            start: block.start(),
+            length,
+            kind,
+            backing: block.backing(),
+            addresses: block.addresses(),
+            owner: Owner::Dpdk(block),
+        })
     }
 
     fn map_huge(length: usize) -> Result<Region> {
@@ -150,8 +143,9 @@ impl Region {
             start,
             length,
             kind: PageKind::Huge,
-            mapping: Some((start, length)),
             backing: Some(Backing::new(Arc::new(file), 0)),
+            addresses: None,
+            owner: Owner::Mapped(start, length),
         })
     }
 
@@ -182,8 +176,9 @@ impl Region {
             start,
             length,
             kind: PageKind::Ordinary,
-            mapping: Some((mapping, mapped)),
             backing: None,
+            addresses: None,
+            owner: Owner::Mapped(mapping, mapped),
         };
         if sharing == Sharing::Always {
             let file = memory_file(length, MemfdFlags::empty())
@@ -223,7 +218,14 @@ impl Region {
     /// # Safety
     /// `start .. start + length` stays mapped, readable and writable, until the region is dropped.
     pub unsafe fn foreign(start: NonNull<u8>, length: usize) -> Region {
-        Region { start, length, kind: PageKind::Foreign, mapping: None, backing: None }
+        Region {
+            start,
+            length,
+            kind: PageKind::Foreign,
+            backing: None,
+            addresses: None,
+            owner: Owner::Foreign,
+        }
     }
 
     /// Names the file that holds a foreign region's memory.
@@ -236,6 +238,16 @@ impl Region {
     /// The file that holds the memory, where another process can be given it.
     pub fn backing(&self) -> Option<&Backing> {
         self.backing.as_ref()
+    }
+
+    /// Where devices find it, if the memory's source says so.
+    pub fn device_addresses(&self) -> Option<&DeviceAddresses> {
+        self.addresses.as_ref()
+    }
+
+    /// The NUMA node that its first page lies on, if the system tells. Touches the page.
+    pub fn numa_node(&self) -> Option<u32> {
+        if self.is_empty() { None } else { numa::node_of(self.start) }
     }
 
     /// Where it starts.
@@ -278,7 +290,7 @@ fn memory_file(length: usize, kind: MemfdFlags) -> rustix::io::Result<OwnedFd> {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        if let Some((start, length)) = self.mapping {
+        if let Owner::Mapped(start, length) = self.owner {
             // SAFETY: this is the mapping that `allocate` made, unmapped once; the registry and
             // the pools drop a region only when no device uses it.
             if let Err(error) = unsafe { munmap(start.as_ptr().cast(), length) } {
@@ -306,7 +318,12 @@ mod tests {
 
     #[test]
     fn shared_memory_can_be_mapped_again() {
-        let region = Region::allocate_shared(1, HugePages::Never, Sharing::Always).unwrap();
+        let options = RegionOptions {
+            huge_pages: HugePages::Never,
+            sharing: Sharing::Always,
+            ..RegionOptions::default()
+        };
+        let region = Region::allocate(1, options).unwrap();
         assert_eq!(region.start().as_ptr().align_offset(HUGE_PAGE_SIZE), 0);
         // SAFETY: within the region, which nobody else uses.
         unsafe { region.start().add(4097).write(0x5a) };
@@ -315,6 +332,25 @@ mod tests {
         rustix::io::pread(backing.file(), &mut byte, backing.offset() + 4097).unwrap();
         assert_eq!(byte, [0x5a]);
         assert!(Region::allocate(1, HugePages::Never).unwrap().backing().is_none());
+    }
+
+    #[test]
+    fn a_node_is_a_wish() {
+        for numa_node in [None, Some(0), Some(77), Some(u32::MAX)] {
+            for huge_pages in [HugePages::Never, HugePages::Try] {
+                for sharing in [Sharing::WhereFree, Sharing::Always] {
+                    let options =
+                        RegionOptions { huge_pages, sharing, numa_node, ..Default::default() };
+                    let region = Region::allocate(1, options).unwrap();
+                    // SAFETY: within the region, which nobody else uses.
+                    unsafe { region.start().write(1) };
+                    let lies_on = region.numa_node();
+                    if numa_node == Some(0) {
+                        assert!(lies_on.is_none_or(|node| node == 0), "{lies_on:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

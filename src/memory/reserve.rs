@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::region::HUGE_PAGE_SIZE;
+use super::page::HUGE_PAGE_SIZE;
 use crate::base::{ByteCount, Error, ErrorKind, Result};
 
 /// The huge pages of one NUMA node.

@@ -12,16 +12,16 @@ mod memory;
 pub mod model;
 mod pair;
 mod payload;
+pub mod pci;
 mod queue;
 mod regions;
 mod ring;
 mod slots;
-pub mod pci;
 pub mod spec;
 mod transport;
 mod trouble;
-pub mod vfio_user;
 pub mod vfio;
+pub mod vfio_user;
 
 pub use controller::{
     ADMIN_TRANSFER_MAX, Controller, ControllerOptions, Namespace, Notice, ResetPolicy, State,

@@ -34,7 +34,7 @@ pub struct ReactorOptions {
     pub idle: IdlePolicy,
     /// Who runs for longer than this at a time is named in the log.
     pub hog_limit: Duration,
-    /// Their buffer pools.
+    /// Their buffer pools; each on the NUMA node of its core, unless a node is named.
     pub pool: PoolOptions,
 }
 
@@ -69,6 +69,12 @@ pub fn run<T>(
     let mut links = connect(&signals).into_iter().enumerate();
     let (_, own_links) = links.next().expect("a core list is never empty");
     let reactors = Reactors::new(remotes.clone(), Registry::new());
+    // Now, while no thread is pinned.
+    let topology = reactors.topology();
+    let pool_of = |core| PoolOptions {
+        numa_node: options.pool.numa_node.or_else(|| topology.numa_node(core)),
+        ..options.pool
+    };
 
     let mut threads = Threads(Vec::with_capacity(remotes.len()));
     let (report, reports) = mpsc::channel();
@@ -78,7 +84,8 @@ pub fn run<T>(
             remote: Arc::clone(&remotes[index]),
             links,
             reactors: reactors.clone(),
-            options: options.clone(),
+            pool: pool_of(remotes[index].core),
+            hog_limit: options.hog_limit,
         };
         let report = report.clone();
         let thread = std::thread::Builder::new()
@@ -99,7 +106,8 @@ pub fn run<T>(
         remote: Arc::clone(&remotes[0]),
         links: own_links,
         reactors: reactors.clone(),
-        options,
+        pool: pool_of(remotes[0].core),
+        hog_limit: options.hog_limit,
     };
     let before = ThreadBefore::note();
     let (_pinned, cx) = seed.grow()?;
@@ -119,12 +127,13 @@ struct Seed {
     remote: Arc<Remote>,
     links: Links<Message>,
     reactors: Reactors,
-    options: ReactorOptions,
+    pool: PoolOptions,
+    hog_limit: Duration,
 }
 
 impl Seed {
     fn grow(self) -> Result<(Pinned, Context)> {
-        let Seed { index, remote, links, reactors, options } = self;
+        let Seed { index, remote, links, reactors, pool, hog_limit } = self;
         let pinned = Pinned::to(remote.core)?;
         if let Ok(name) = std::ffi::CString::new(thread_name(index)) {
             // Names and slack are comfort: a system that refuses them is no obstacle.
@@ -132,8 +141,8 @@ impl Seed {
         }
         let _ = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK));
         remote.set_tid(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs());
-        let pool = Pool::new(Arc::clone(reactors.regions()), options.pool);
-        let cx = Context::new(index, remote, links, pool, options.hog_limit);
+        let pool = Pool::new(Arc::clone(reactors.regions()), pool);
+        let cx = Context::new(index, remote, links, pool, hog_limit);
         if cx.sleeper().is_none() {
             return Err(Error::new(
                 crate::base::ErrorKind::NoSpace,

@@ -48,4 +48,4 @@ pub use reactors::Reactors;
 pub use signals::ShutdownSignals;
 pub use sleep::WakeGuard;
 pub use stats::{CpuTimes, PollerStats, ReactorStats};
-pub use topology::{Core, Topology};
+pub use topology::{Core, Locality, Topology};

@@ -21,7 +21,7 @@ pub struct Reactors(Arc<Group>);
 
 struct Group {
     remotes: Vec<Arc<Remote>>,
-    /// Read when first asked for: it takes many small files on a large machine.
+    /// Read once: it takes many small files on a large machine.
     topology: OnceLock<Topology>,
     regions: Arc<Registry>,
     shutdown: AtomicBool,

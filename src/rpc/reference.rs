@@ -19,7 +19,7 @@ fn states_text(states: States) -> &'static str {
     }
 }
 
-/// The whole page, in Markdown.
+/// The whole page, in Markdown. Methods of cargo features have no place on it.
 pub fn page() -> String {
     let mut page = String::from(
         "# JSON-RPC reference\n\n\
@@ -33,10 +33,10 @@ pub fn page() -> String {
          -32602 parameters that do not fit (SPDK says -32603 for some methods), -1 not callable \
          in the present state; any other negative number is an errno, as in SPDK.\n\n",
     );
-    for method in methods::all() {
+    for method in methods::always() {
         writeln!(page, "- [`{0}`](#{0})", method.name).expect("a string grows");
     }
-    for method in methods::all() {
+    for method in methods::always() {
         page.push('\n');
         page.push_str(&section(method));
     }

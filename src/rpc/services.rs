@@ -11,7 +11,7 @@ use crate::bdev;
 use crate::bdev::vbdev::mirror::MirrorKind;
 use crate::bdev::vbdev::{Raids, WaitingList};
 use crate::load::Loads;
-use crate::memory::HugePages;
+use crate::memory::RegionOptions;
 use crate::reactor::{Context, Reactors};
 
 /// Severity of a log record, by SPDK's names.
@@ -101,8 +101,8 @@ pub struct Services {
     pub log: Box<dyn LogControl>,
     /// The names of methods: all, or those that can be called in a state.
     pub method_names: fn(running: Option<bool>) -> Vec<&'static str>,
-    /// Where the memory of new devices comes from.
-    pub huge_pages: HugePages,
+    /// What the memory of new devices is like.
+    pub memory: RegionOptions,
     /// Options of the bdev layer.
     pub bdev_options: RefCell<BdevOptions>,
 }

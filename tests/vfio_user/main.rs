@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weft::base::{ByteCount, Result};
-use weft::memory::{HUGE_PAGE_SIZE, HugePages, PoolOptions, Region, RegionView, Registry, Sharing};
+use weft::memory::{
+    HUGE_PAGE_SIZE, HugePages, PoolOptions, Region, RegionOptions, RegionView, Registry, Sharing,
+};
 use weft::nvme::Transport;
 use weft::nvme::vfio_user::{self, ConnectOptions};
 use weft::reactor::Context;
@@ -47,7 +49,14 @@ fn turn_until(cx: &Context, what: &str, mut done: impl FnMut() -> bool) {
 
 /// Two megabytes that other processes can be given.
 fn shared_memory(registry: &Registry) -> RegionView {
-    let region = Region::allocate_shared(HUGE_PAGE_SIZE, HugePages::Never, Sharing::Always);
+    let region = Region::allocate(
+        HUGE_PAGE_SIZE,
+        RegionOptions {
+            huge_pages: HugePages::Never,
+            sharing: Sharing::Always,
+            ..RegionOptions::default()
+        },
+    );
     registry.add(Arc::new(region.unwrap())).unwrap()
 }
 

@@ -15,7 +15,7 @@ use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
 use weft::bdev::vbdev::split::SplitSpec;
 use weft::bdev::vbdev::{Raids, delay, error, passthru, split};
 use weft::bdev::{Device, Opcode, Registry};
-use weft::memory::HugePages;
+use weft::memory::RegionOptions;
 use weft::rpc::Services;
 
 use super::parse::Node;
@@ -30,7 +30,7 @@ pub type Build = for<'a> fn(&'a Builder, &'a Node, &'a [Arc<Device>]) -> Making<
 pub struct Builder {
     registry: Registry,
     raids: Raids,
-    huge_pages: HugePages,
+    memory: RegionOptions,
     /// How many of each kind there are.
     counts: RefCell<BTreeMap<&'static str, usize>>,
 }
@@ -41,7 +41,7 @@ impl Builder {
         Builder {
             registry: services.bdevs.clone(),
             raids: services.raids.clone(),
-            huge_pages: services.huge_pages,
+            memory: services.memory,
             counts: RefCell::default(),
         }
     }
@@ -112,7 +112,7 @@ fn geometry(node: &Node) -> Result<Geometry> {
 
 fn make_malloc(builder: &Builder, node: &Node, _: &[Arc<Device>]) -> Result<Arc<Device>> {
     let name = builder.name(node);
-    let bdev = Malloc::create(&name, None, geometry(node)?, builder.huge_pages)?;
+    let bdev = Malloc::create(&name, None, geometry(node)?, builder.memory)?;
     builder.registry.register(bdev, Vec::new())
 }
 

@@ -8,7 +8,7 @@ use crate::base::{BlockCount, Error, Geometry, Result, Status, Uuid};
 use crate::bdev::{
     Bdev, Completion, Completions, ConfigEntry, Info, Opcode, OpcodeSet, Queue, Request,
 };
-use crate::memory::{HugePages, Region, copy};
+use crate::memory::{Region, RegionOptions, copy};
 use crate::reactor::{Activity, Context};
 
 /// A memory device.
@@ -18,7 +18,7 @@ pub struct Malloc {
 }
 
 impl Malloc {
-    /// A device of zeros.
+    /// A device of zeros in memory such as the options say, or [`HugePages`](crate::memory::HugePages) alone.
     ///
     /// # Errors
     /// `NoMemory` when the system has not got the memory; `Invalid` for a capacity of zero.
@@ -26,7 +26,7 @@ impl Malloc {
         name: &str,
         uuid: Option<Uuid>,
         geometry: Geometry,
-        huge_pages: HugePages,
+        memory: impl Into<RegionOptions>,
     ) -> Result<Arc<Malloc>> {
         let bytes = usize::try_from(geometry.capacity().0)
             .map_err(|_| Error::invalid("capacity beyond the address space"))?;
@@ -37,7 +37,9 @@ impl Malloc {
         // Two queues may write the same block at once: compare-and-write needs a lock, which the
         // channel has.
         info.native = OpcodeSet::BLOCK.without(Opcode::CompareAndWrite);
-        let memory = Arc::new(Region::allocate(bytes, huge_pages)?);
+        let memory: RegionOptions = memory.into();
+        info.numa_node = memory.numa_node;
+        let memory = Arc::new(Region::allocate(bytes, memory)?);
         Ok(Arc::new(Malloc { info, memory }))
     }
 }
@@ -57,15 +59,16 @@ impl Bdev for Malloc {
 
     fn config(&self) -> Vec<ConfigEntry> {
         let geometry = self.info.geometry;
-        vec![ConfigEntry {
-            method: "bdev_malloc_create",
-            params: json!({
-                "name": self.info.name,
-                "num_blocks": geometry.blocks.0,
-                "block_size": geometry.block_size.bytes(),
-                "uuid": self.info.uuid.to_string(),
-            }),
-        }]
+        let mut params = json!({
+            "name": self.info.name,
+            "num_blocks": geometry.blocks.0,
+            "block_size": geometry.block_size.bytes(),
+            "uuid": self.info.uuid.to_string(),
+        });
+        if let Some(node) = self.info.numa_node {
+            params["numa_id"] = json!(node);
+        }
+        vec![ConfigEntry { method: "bdev_malloc_create", params }]
     }
 }
 

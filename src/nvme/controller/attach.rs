@@ -10,7 +10,7 @@ use zerocopy::FromBytes;
 
 use super::{Controller, ControllerOptions, Notice, PAGE, Properties, State, Watcher};
 use crate::base::{Error, ErrorKind, Result};
-use crate::memory::{Region, RegionId, RegionView, Sharing};
+use crate::memory::{Region, RegionId, RegionOptions, RegionView, Sharing};
 use crate::nvme::admin::AdminQueue;
 use crate::nvme::bell::{Bell, Shadow};
 use crate::nvme::commands;
@@ -424,9 +424,13 @@ async fn queue_memory(
     transport: &dyn Transport,
     lengths: impl IntoIterator<Item = usize>,
 ) -> Result<QueueMemory> {
-    let huge_pages = cx.pool().options().huge_pages;
     let bytes = QueueMemory::size_for(lengths);
-    let region = Region::allocate_shared(bytes, huge_pages, Sharing::Always)?;
+    let options = RegionOptions {
+        sharing: Sharing::Always,
+        numa_node: transport.numa_node(),
+        ..cx.pool().options().region()
+    };
+    let region = Region::allocate(bytes, options)?;
     let view = RegionView { id: RegionId::NONE, region: Arc::new(region) };
     let iova = transport.map(cx, &view).await?;
     Ok(QueueMemory::new(view, iova))

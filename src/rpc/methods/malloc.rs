@@ -5,8 +5,9 @@ use std::rc::Rc;
 use serde_json::json;
 
 use super::bdev::{check_unsupported, geometry, unregister};
-use crate::base::Uuid;
+use crate::base::{Error, Result, Uuid};
 use crate::bdev::leaf::malloc::Malloc;
+use crate::memory::RegionOptions;
 use crate::rpc::method::{Outcome, methods};
 use crate::rpc::params::params;
 use crate::rpc::services::Services;
@@ -45,7 +46,7 @@ params! {
         physical_block_size: Option<u32>,
         /// Format of protection information; 0 is possible.
         dif_pi_format: u32 = 0,
-        /// NUMA node of the memory; -1, for any, is possible.
+        /// NUMA node that the memory should lie on; -1 for any.
         numa_id: i32 = -1,
     }
 }
@@ -58,8 +59,9 @@ async fn bdev_malloc_create(services: Rc<Services>, params: Create) -> Outcome {
         ("dif_type", params.dif_type != 0),
         ("dif_is_head_of_md", params.dif_is_head_of_md),
         ("dif_pi_format", params.dif_pi_format != 0),
-        ("numa_id", params.numa_id != -1),
     ])?;
+    let memory =
+        RegionOptions { numa_node: numa_node(&services, params.numa_id)?, ..services.memory };
     let geometry = geometry(params.block_size, params.num_blocks, params.physical_block_size)?;
     let name = match params.name {
         Some(name) => name,
@@ -67,9 +69,23 @@ async fn bdev_malloc_create(services: Rc<Services>, params: Create) -> Outcome {
     };
     // Checked before memory is taken; `register` checks again.
     super::bdev::check_name_free(&services, &name)?;
-    let malloc = Malloc::create(&name, params.uuid, geometry, services.huge_pages)?;
+    let malloc = Malloc::create(&name, params.uuid, geometry, memory)?;
     let device = services.bdevs.register(malloc, vec![])?;
     Ok(json!(device.name()))
+}
+
+/// The node of SPDK's number for it.
+fn numa_node(services: &Services, numa_id: i32) -> Result<Option<u32>> {
+    if numa_id == -1 {
+        return Ok(None);
+    }
+    let nodes = services.reactors.topology().nodes();
+    match u32::try_from(numa_id) {
+        Ok(node) if nodes.contains(&node) => Ok(Some(node)),
+        _ => Err(Error::invalid(format!(
+            "numa_id: there is no NUMA node {numa_id} (there are {nodes:?}; -1 is for any)"
+        ))),
+    }
 }
 
 fn free_name(services: &Services) -> String {

@@ -2,6 +2,8 @@
 
 mod application;
 mod bdev;
+#[cfg(feature = "dpdk")]
+mod dpdk;
 mod file;
 mod framework;
 mod iobuf;
@@ -39,8 +41,19 @@ const TABLE: &[&[Method]] = &[
     load::METHODS,
 ];
 
+/// The rows that cargo features add. The reference page, which is the same for every build, has none of them.
+const OF_FEATURES: &[&[Method]] = &[
+    #[cfg(feature = "dpdk")]
+    dpdk::METHODS,
+];
+
 /// All methods.
 pub fn all() -> impl Iterator<Item = &'static Method> {
+    always().chain(OF_FEATURES.iter().copied().flatten())
+}
+
+/// Those of every build.
+pub(super) fn always() -> impl Iterator<Item = &'static Method> {
     TABLE.iter().copied().flatten()
 }
 
