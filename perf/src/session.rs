@@ -6,7 +6,7 @@ use std::time::Duration;
 use weft::base::{ByteCount, Error, Result};
 use weft::bdev::{Claim, Descriptor, Device, Registry};
 use weft::daemon::{load_devices, local_services, remove_devices};
-use weft::memory::{PoolOptions, RegionOptions};
+use weft::memory::{PoolOptions, RegionOptions, Sharing};
 use weft::reactor::{
     Context, CoreList, IdlePolicy, PollerId, ReactorOptions, Reactors, ShutdownSignals, Tsc,
 };
@@ -51,8 +51,11 @@ pub fn run(arguments: &Arguments) -> Result<Run> {
     };
     // Before the thread is pinned and sees one processor only.
     let host = Host::read(Tsc::rate());
-    let memory =
+    let mut memory =
         arguments.memory.open(arguments.dpdk_args.as_deref(), arguments.huge_pages.into())?;
+    if nodes.iter().any(Node::shares_memory) {
+        memory.sharing = Sharing::Always;
+    }
     let options = ReactorOptions {
         idle: IdlePolicy::Poll,
         hog_limit: HOG_LIMIT,
@@ -79,8 +82,8 @@ impl Session<'_> {
         let config = self.arguments.config.as_deref();
         // The services own the raids: they stay until the devices are gone.
         let services = match config {
-            Some(path) => load_devices(&self.cx, &self.reactors, path, self.memory).await?,
-            None => local_services(&self.cx, &self.reactors, self.memory).await?,
+            Some(path) => load_devices(&self.cx, &self.reactors, path, self.memory.into()).await?,
+            None => local_services(&self.cx, &self.reactors, self.memory.into()).await?,
         };
         let result = self.run_with(&services, plan, nodes).await;
         remove_devices(&services).await;

@@ -10,7 +10,7 @@ use crate::base::{ByteCount, ByteOffset, Error, Lba, Result, format_size, parse_
 use crate::bdev::Claim;
 use crate::daemon::{load_devices, remove_devices};
 use crate::load::{Transfer, Way};
-use crate::memory::{HugePages, PoolOptions};
+use crate::memory::{HugePages, RegionOptions, Sharing};
 use crate::reactor::{self, Context, CoreList, IdlePolicy, ReactorOptions, Reactors};
 use crate::rpc::Services;
 
@@ -78,16 +78,17 @@ impl DdCommand {
                 }
             };
         let file = open(path, way)?;
+        // A device of the configuration may be in another process.
+        let memory = RegionOptions { sharing: Sharing::Always, ..HugePages::Try.into() };
         let reactors = ReactorOptions {
             cores: self.cpumask.clone().map_or_else(CoreList::first_allowed, Ok)?,
             idle: IdlePolicy::Adaptive,
             hog_limit: HOG_LIMIT,
-            pool: PoolOptions::default(),
+            pool: memory.into(),
         };
         let began = Instant::now();
         let copied = reactor::run(reactors, async |cx: Context, reactors: Reactors| {
-            let services =
-                load_devices(&cx, &reactors, &self.config, HugePages::Try.into()).await?;
+            let services = load_devices(&cx, &reactors, &self.config, memory.into()).await?;
             let copied = self.copy(&services, bdev, &file, way).await;
             remove_devices(&services).await;
             copied

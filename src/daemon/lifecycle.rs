@@ -19,12 +19,14 @@ use super::notify::notify;
 use super::options::Options;
 use crate::base::{Error, Result};
 use crate::bdev;
+use crate::bdev::leaf::nvme::{Controllers, Hotplug};
 use crate::bdev::vbdev::linear::LinearKind;
 use crate::bdev::vbdev::mirror::MirrorKind;
 use crate::bdev::vbdev::stripe::StripeKind;
 use crate::bdev::vbdev::{Raids, WaitingList};
 use crate::load::Loads;
 use crate::memory::RegionOptions;
+use crate::nvme::vfio::VfioOptions;
 use crate::reactor::{self, Context, ReactorOptions, Reactors, ShutdownSignals};
 use crate::rpc::{BdevOptions, Framework, Listener, Server, Services, methods};
 
@@ -60,7 +62,8 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let options = options.clone();
     reactor::run(reactors, async move |cx: Context, reactors: Reactors| {
-        let daemon = Daemon::new(cx, reactors, memory);
+        let vfio = VfioOptions { no_iommu: options.unsafe_no_iommu };
+        let daemon = Daemon::new(cx, reactors, Hardware { memory, vfio });
         daemon.live(&options, &config, listener, start).await
     })?
 }
@@ -73,9 +76,9 @@ pub fn run(options: &Options) -> Result<()> {
 pub async fn local_services(
     cx: &Context,
     reactors: &Reactors,
-    memory: RegionOptions,
+    hardware: Hardware,
 ) -> Result<Rc<Services>> {
-    initialized(cx, reactors, &Config::default(), memory).await
+    initialized(cx, reactors, &Config::default(), hardware).await
 }
 
 /// As [`local_services`], with the devices of the configuration at `path`. They are in the registry of
@@ -87,18 +90,18 @@ pub async fn load_devices(
     cx: &Context,
     reactors: &Reactors,
     path: &Path,
-    memory: RegionOptions,
+    hardware: Hardware,
 ) -> Result<Rc<Services>> {
-    initialized(cx, reactors, &Config::read(path)?, memory).await
+    initialized(cx, reactors, &Config::read(path)?, hardware).await
 }
 
 async fn initialized(
     cx: &Context,
     reactors: &Reactors,
     config: &Config,
-    memory: RegionOptions,
+    hardware: Hardware,
 ) -> Result<Rc<Services>> {
-    let daemon = Daemon::new(cx.clone(), reactors.clone(), memory);
+    let daemon = Daemon::new(cx.clone(), reactors.clone(), hardware);
     daemon.services.framework.begin().map_err(|error| Error::invalid(error.to_string()))?;
     daemon.initialize(config).await?;
     Ok(daemon.services)
@@ -113,6 +116,21 @@ fn make_private(directory: &Path) -> Result<()> {
         .map_err(|error| Error::os(format!("make the directory {}", directory.display()), error))
 }
 
+/// What is said of memory and devices for the whole process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hardware {
+    /// What the memory of new devices is like.
+    pub memory: RegionOptions,
+    /// How PCIe functions are opened.
+    pub vfio: VfioOptions,
+}
+
+impl From<RegionOptions> for Hardware {
+    fn from(memory: RegionOptions) -> Hardware {
+        Hardware { memory, ..Hardware::default() }
+    }
+}
+
 struct Daemon {
     cx: Context,
     services: Rc<Services>,
@@ -120,7 +138,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(cx: Context, reactors: Reactors, memory: RegionOptions) -> Daemon {
+    fn new(cx: Context, reactors: Reactors, hardware: Hardware) -> Daemon {
         let (framework, begin) = Framework::new();
         let bdevs = bdev::Registry::new(&cx);
         let raids = Raids::new(&bdevs);
@@ -128,8 +146,11 @@ impl Daemon {
         raids.add_kind(Rc::new(LinearKind));
         let mirrors = MirrorKind::new(&bdevs, &raids);
         raids.add_kind(Rc::clone(&mirrors) as _);
+        let nvme = Controllers::new(&bdevs, Some(reactors.clone()), hardware.vfio);
         let services = Rc::new(Services {
             cx: cx.clone(),
+            hotplug: Hotplug::new(&cx, &nvme),
+            nvme,
             loads: Loads::new(&bdevs, &reactors),
             reactors,
             waiting: WaitingList::new(&bdevs),
@@ -139,7 +160,7 @@ impl Daemon {
             framework,
             log: Box::new(Control),
             method_names: methods::names,
-            memory,
+            memory: hardware.memory,
             bdev_options: RefCell::new(BdevOptions::default()),
         });
         Daemon { cx, services, begin: RefCell::new(Some(begin)) }
@@ -243,4 +264,7 @@ pub async fn remove_devices(services: &Services) {
             tracing::warn!("removing bdev '{}': {error}", device.name());
         }
     }
+    // Nothing is attached by itself any more.
+    services.hotplug.set(None);
+    services.nvme.detach_all().await;
 }

@@ -9,6 +9,6 @@ mod log;
 mod notify;
 mod options;
 
-pub use lifecycle::{load_devices, local_services, remove_devices, run};
+pub use lifecycle::{Hardware, load_devices, local_services, remove_devices, run};
 pub use log::start as start_log;
 pub use options::{MemorySource, Options};

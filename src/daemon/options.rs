@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 use crate::base::{Error, Result};
-use crate::memory::{self, RegionOptions, Source};
+use crate::memory::{self, RegionOptions, Sharing, Source};
 use crate::reactor::{CoreList, IdlePolicy};
 use crate::rpc::{LogLevel, default_socket};
 
@@ -48,6 +48,15 @@ pub struct Options {
     /// Arguments of DPDK's EAL for --memory dpdk, such as '--no-huge -m 256' or '--iova-mode=va'
     #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
     pub dpdk_args: Option<String>,
+
+    /// Take ordinary memory so that other processes can be given it: vfio-user devices need it where there are no huge
+    /// pages
+    #[arg(long)]
+    pub shared_memory: bool,
+
+    /// Drive NVMe drives without an IOMMU: a fault of a drive can then overwrite any memory of the machine
+    #[arg(long)]
+    pub unsafe_no_iommu: bool,
 
     /// What reactors do when there is nothing to do: poll on, or sleep until something comes
     #[arg(long, value_name = "POLICY", default_value = "adaptive")]
@@ -167,7 +176,11 @@ impl Options {
     /// # Errors
     /// As [`MemorySource::open`].
     pub fn memory(&self) -> Result<RegionOptions> {
-        self.memory.open(self.dpdk_args.as_deref(), self.huge_pages.into())
+        let memory = self.memory.open(self.dpdk_args.as_deref(), self.huge_pages.into())?;
+        Ok(match self.shared_memory {
+            true => RegionOptions { sharing: Sharing::Always, ..memory },
+            false => memory,
+        })
     }
 
     /// The cores to run on.

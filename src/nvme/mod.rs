@@ -13,6 +13,7 @@ pub mod model;
 mod pair;
 mod payload;
 pub mod pci;
+mod place;
 mod queue;
 mod regions;
 mod ring;
@@ -27,6 +28,7 @@ pub use controller::{
     ADMIN_TRANSFER_MAX, Controller, ControllerOptions, Namespace, Notice, ResetPolicy, State,
     TimeoutAction, Watcher,
 };
+pub use place::Place;
 pub use queue::{Batch, Done, Push, Queue, QueueOpener};
 pub use slots::Tag;
 pub use transport::{ControlFuture, Doorbell, Iova, Post, Transport};

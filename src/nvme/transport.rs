@@ -25,7 +25,7 @@ pub trait Transport: Send + Sync {
     /// What the operator calls it: a PCI address, or a socket's path. Stands in every message.
     fn address(&self) -> &str;
 
-    /// SPDK's name for the transport type: "PCIE", "VFIOUSER", …
+    /// SPDK's name for the transport type: "PCIe", "VFIOUSER", …
     fn kind(&self) -> &'static str;
 
     /// NUMA node that the device is near, where that is known.

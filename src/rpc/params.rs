@@ -12,6 +12,9 @@ use super::error::RpcError;
 use super::message::{Members, fault_text};
 use crate::base::Uuid;
 
+/// A parameter with members of its own.
+pub type Object = serde_json::Map<String, Value>;
+
 /// The type of a parameter, in the words of SPDK's schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -93,6 +96,7 @@ plain! {
     u64 => "uint64",
     i32 => "int32",
     Uuid => "uuid",
+    Object => "object",
 }
 
 impl<T: ParamType> ParamType for Vec<T> {

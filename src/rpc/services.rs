@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::framework::Framework;
 use crate::base::Result;
 use crate::bdev;
+use crate::bdev::leaf::nvme::{Controllers, Hotplug};
 use crate::bdev::vbdev::mirror::MirrorKind;
 use crate::bdev::vbdev::{Raids, WaitingList};
 use crate::load::Loads;
@@ -93,6 +94,10 @@ pub struct Services {
     pub mirrors: Rc<MirrorKind>,
     /// Virtual devices whose bases are not there yet.
     pub waiting: WaitingList,
+    /// The NVMe controllers.
+    pub nvme: Controllers,
+    /// Drives that are attached by themselves.
+    pub hotplug: Hotplug,
     /// Exercises on devices.
     pub loads: Loads,
     /// Where initialization is.

@@ -5,17 +5,20 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use serde_json::json;
 use weft::base::{BlockCount, BlockSize, ByteCount, Error, Geometry, Result, Uuid};
 use weft::bdev::leaf::malloc::Malloc;
 use weft::bdev::leaf::null::Null;
+use weft::bdev::leaf::nvme::Controllers;
 use weft::bdev::leaf::uring::{Uring, UringOptions};
 use weft::bdev::vbdev::delay::LatencyKind;
 use weft::bdev::vbdev::error::{Fault, Injection, Target};
 use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
 use weft::bdev::vbdev::split::SplitSpec;
 use weft::bdev::vbdev::{Raids, delay, error, passthru, split};
-use weft::bdev::{Device, Opcode, Registry};
+use weft::bdev::{ConfigEntry, Device, Opcode, Registry};
 use weft::memory::RegionOptions;
+use weft::nvme::Place;
 use weft::rpc::Services;
 
 use super::parse::Node;
@@ -31,6 +34,9 @@ pub struct Builder {
     registry: Registry,
     raids: Raids,
     memory: RegionOptions,
+    nvme: Controllers,
+    /// The names of controllers, by place.
+    controllers: RefCell<BTreeMap<String, String>>,
     /// How many of each kind there are.
     counts: RefCell<BTreeMap<&'static str, usize>>,
 }
@@ -42,6 +48,8 @@ impl Builder {
             registry: services.bdevs.clone(),
             raids: services.raids.clone(),
             memory: services.memory,
+            nvme: services.nvme.clone(),
+            controllers: RefCell::default(),
             counts: RefCell::default(),
         }
     }
@@ -140,6 +148,36 @@ fn uring_options(builder: &Builder, node: &Node) -> Result<UringOptions> {
     options.readonly = node.flag("readonly").unwrap_or(options.readonly);
     options.fixed_buffers = node.flag("fixed").unwrap_or(options.fixed_buffers);
     Ok(options)
+}
+
+/// Namespaces of one controller share it: it is attached when the first of them is asked for.
+pub(super) fn nvme<'a>(builder: &'a Builder, node: &'a Node, _: &'a [Arc<Device>]) -> Making<'a> {
+    Box::pin(async {
+        let place = match (node.text("pcie"), node.text("vfiouser")) {
+            (Some(address), None) => Place::parse("pcie", address)?,
+            (None, Some(path)) => Place::parse("vfiouser", path)?,
+            _ => {
+                return Err(Error::invalid(
+                    "which controller? write pcie=ADDRESS or vfiouser=PATH",
+                ));
+            }
+        };
+        let known = builder.controllers.borrow().get(&place.to_string()).cloned();
+        let name = match known {
+            Some(name) => name,
+            None => {
+                let name = builder.name(node);
+                let config =
+                    ConfigEntry { method: "bdev_nvme_attach_controller", params: json!({}) };
+                let options = builder.nvme.options();
+                builder.nvme.attach(&name, &place, options, config).await?;
+                builder.controllers.borrow_mut().insert(place.to_string(), name.clone());
+                name
+            }
+        };
+        let namespace = node.number("ns").unwrap_or(1);
+        builder.registry.get(&format!("{name}n{namespace}"))
+    })
 }
 
 /// Makes a raid of this level, with strips of `unit` bytes where it has any.

@@ -125,6 +125,18 @@ pub static KINDS: &[Kind] = &[
         build: build::uring,
     },
     Kind {
+        name: "nvme",
+        summary: "a namespace of an NVMe controller on PCIe (bound to vfio-pci) or behind a vfio-user socket",
+        children: children(0, 0),
+        bare: None,
+        options: &[
+            option("pcie", Text, "ADDRESS"),
+            option("vfiouser", Text, "PATH"),
+            option("ns", Number, "1"),
+        ],
+        build: build::nvme,
+    },
+    Kind {
         name: "stripe",
         summary: "raid0: striped over all",
         children: children(1, limits::CHILDREN_MAX),

@@ -33,6 +33,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether it, or what it stands on, is in another process, which has to reach our memory.
+    pub fn shares_memory(&self) -> bool {
+        self.get("vfiouser").is_some() || self.children.iter().any(Node::shares_memory)
+    }
+
     fn get(&self, key: &str) -> Option<&Value> {
         self.options.iter().find(|(given, _)| *given == key).map(|(_, value)| value)
     }

@@ -14,6 +14,17 @@ pub enum TimeoutAction {
     Reset,
 }
 
+impl TimeoutAction {
+    /// SPDK's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TimeoutAction::None => "none",
+            TimeoutAction::Abort => "abort",
+            TimeoutAction::Reset => "reset",
+        }
+    }
+}
+
 /// What becomes of the I/O that a reset of the controller found outstanding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ResetPolicy {

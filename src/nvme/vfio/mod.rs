@@ -182,7 +182,7 @@ impl Transport for VfioTransport {
     }
 
     fn kind(&self) -> &'static str {
-        "PCIE"
+        "PCIe"
     }
 
     fn numa_node(&self) -> Option<u32> {

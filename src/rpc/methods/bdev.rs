@@ -181,6 +181,8 @@ pub(super) fn config(services: &Services) -> Vec<ConfigEntry> {
         });
         entries.push(ConfigEntry { method: "bdev_raid_set_options", params });
     }
+    entries.extend(services.nvme.config());
+    entries.extend(services.hotplug.config());
     for device in services.bdevs.list() {
         entries.extend(device.bdev().config());
         entries.extend(super::qos::config(&device));

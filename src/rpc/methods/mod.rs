@@ -12,6 +12,8 @@ mod log;
 mod malloc;
 mod notify;
 mod null;
+mod nvme;
+mod nvme_commands;
 mod pci;
 mod qos;
 mod raid;
@@ -36,6 +38,8 @@ const TABLE: &[&[Method]] = &[
     null::METHODS,
     malloc::METHODS,
     file::METHODS,
+    nvme::METHODS,
+    nvme_commands::METHODS,
     raid::METHODS,
     virtual_bdev::METHODS,
     load::METHODS,

@@ -9,17 +9,24 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use tracing::{debug, warn};
 
 use super::namespace::NvmeBdev;
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, ErrorKind, Result, limits};
 use crate::bdev::device::ConfigEntry;
 use crate::bdev::registry::Registry;
-use crate::nvme::{Controller, ControllerOptions, Namespace, Notice, State, Transport, Watcher};
+use crate::nvme::vfio::VfioOptions;
+use crate::nvme::{
+    Controller, ControllerOptions, Namespace, Notice, Place, State, Transport, Watcher,
+};
 use crate::reactor::Reactors;
 
 /// How often a detach looks whether the bdevs have gone.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// Longest name of a controller, in bytes: with the namespace's number it is a bdev's name.
+const NAME_MAX: usize = limits::NAME_LENGTH_MAX - 11;
 
 /// An attached controller.
 #[derive(Clone)]
@@ -42,16 +49,18 @@ struct Inner {
     /// By name; `None` while it is being attached.
     attached: RefCell<BTreeMap<String, Option<Attached>>>,
     options: RefCell<ControllerOptions>,
+    vfio: VfioOptions,
 }
 
 impl Controllers {
     /// No controllers yet. `reactors` are those that do I/O.
-    pub fn new(registry: &Registry, reactors: Option<Reactors>) -> Controllers {
+    pub fn new(registry: &Registry, reactors: Option<Reactors>, vfio: VfioOptions) -> Controllers {
         Controllers(Rc::new(Inner {
             registry: registry.clone(),
             reactors,
             attached: RefCell::default(),
             options: RefCell::default(),
+            vfio,
         }))
     }
 
@@ -68,33 +77,58 @@ impl Controllers {
         *self.0.options.borrow_mut() = options;
     }
 
-    /// Attaches the controller behind `transport` as `name` and registers its namespaces. Returns the bdevs' names.
+    /// Attaches the controller at `place` as `name` and registers its namespaces. Returns the bdevs' names.
     ///
     /// # Errors
-    /// `Exists` when the name or the device is taken; otherwise as [`Controller::attach`].
+    /// `Exists` when the name or the device is taken; otherwise as [`Place::open`] and [`Controller::attach`].
     pub async fn attach(
+        &self,
+        name: &str,
+        place: &Place,
+        options: ControllerOptions,
+        config: ConfigEntry,
+    ) -> Result<Vec<String>> {
+        self.check_free(name, &place.to_string())?;
+        let transport = place.open(self.0.registry.context(), self.0.vfio).await?;
+        self.attach_transport(name, transport, options, config).await
+    }
+
+    fn check_free(&self, name: &str, address: &str) -> Result<()> {
+        if name.is_empty() || name.len() > NAME_MAX {
+            return Err(Error::invalid(format!(
+                "an NVMe controller's name of {} bytes (1 to {NAME_MAX} are possible)",
+                name.len()
+            )));
+        }
+        if self.0.attached.borrow().contains_key(name) {
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("an NVMe controller is named '{name}' already"),
+            ));
+        }
+        let same = |other: &&Attached| other.controller.transport().address() == address;
+        match self.list().iter().find(same) {
+            None => Ok(()),
+            Some(other) => Err(Error::new(
+                ErrorKind::Exists,
+                format!("{address} is attached already, as '{}'", other.name),
+            )),
+        }
+    }
+
+    /// As [`Controllers::attach`], over a transport that is open.
+    ///
+    /// # Errors
+    /// As [`Controllers::attach`].
+    pub async fn attach_transport(
         &self,
         name: &str,
         transport: Arc<dyn Transport>,
         options: ControllerOptions,
         config: ConfigEntry,
     ) -> Result<Vec<String>> {
+        self.check_free(name, transport.address())?;
         let inner = &self.0;
-        let address = transport.address().to_owned();
-        if inner.attached.borrow().contains_key(name) {
-            return Err(Error::new(
-                ErrorKind::Exists,
-                format!("an NVMe controller is named '{name}' already"),
-            ));
-        }
-        if let Some(other) =
-            self.list().iter().find(|other| other.controller.transport().address() == address)
-        {
-            return Err(Error::new(
-                ErrorKind::Exists,
-                format!("{address} is attached already, as '{}'", other.name),
-            ));
-        }
         inner.attached.borrow_mut().insert(name.to_owned(), None);
         let watcher = watcher(Rc::downgrade(inner), name);
         let cx = inner.registry.context();
@@ -146,6 +180,26 @@ impl Controllers {
         self.0.attached.borrow().get(name).cloned().flatten().ok_or_else(|| {
             Error::new(ErrorKind::NoDevice, format!("no NVMe controller is named '{name}'"))
         })
+    }
+
+    /// The calls that bring back the options and the controllers.
+    pub fn config(&self) -> Vec<ConfigEntry> {
+        let mut entries = Vec::new();
+        let options = self.options();
+        if options != ControllerOptions::default() {
+            let micros = |duration: Duration| duration.as_micros() as u64;
+            let params = json!({
+                "action_on_timeout": options.timeout_action.name(),
+                "timeout_us": micros(options.timeout),
+                "timeout_admin_us": micros(options.admin_timeout),
+                "nvme_adminq_poll_period_us": micros(options.admin_poll_period),
+                "bdev_retry_count": options.retries,
+                "io_queue_requests": options.io_queue_size,
+            });
+            entries.push(ConfigEntry { method: "bdev_nvme_set_options", params });
+        }
+        entries.extend(self.list().into_iter().map(|attached| attached.config));
+        entries
     }
 
     /// All controllers, by name.

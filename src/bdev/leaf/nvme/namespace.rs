@@ -169,7 +169,7 @@ fn describe(
             "optimal_io_boundary_blocks": namespace.optimal_boundary,
         },
     });
-    if transport.kind() == "PCIE" {
+    if transport.kind() == "PCIe" {
         path["pci_address"] = transport.address().into();
     }
     for (name, value) in [
