@@ -4,11 +4,14 @@
 //! and pass, unless `WEFT_REQUIRE_HUGE_PAGES` is set.
 #![cfg(feature = "dpdk")]
 
+mod weftd;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::json;
 use weft::base::{BlockCount, BlockSize, ByteCount, ErrorKind, Geometry, Lba, Status};
 use weft::bdev::leaf::malloc::Malloc;
 use weft::bdev::{Completions, Opcode, Queue, Registry as Devices, Request};
@@ -317,4 +320,25 @@ fn pci_functions_are_those_of_sysfs_that_have_a_driver() {
         assert_eq!(addresses, in_sysfs);
         assert_eq!(environment.pci_functions().unwrap(), found, "a second scan");
     });
+}
+
+#[test]
+fn the_daemon_serves_out_of_it_and_reports() {
+    let mut daemon = weftd::Weftd::start(&["--memory", "dpdk", "--dpdk-args=--no-huge -m 128"]);
+    let malloc = json!({"name": "m", "block_size": 4096, "num_blocks": 2048, "numa_id": 0});
+    daemon.call("bdev_malloc_create", malloc);
+    let report = daemon.call("env_dpdk_get_mem_stats", json!({}));
+    let path = report["filename"].as_str().unwrap().to_owned();
+    let text = fs::read_to_string(&path).unwrap();
+    for part in
+        ["DPDK memory size", "'--no-huge -m 128'", "Segment", "Heap name:socket_0", "0x800080"]
+    {
+        assert!(text.contains(part), "no {part} in:\n{text}");
+    }
+    assert!(daemon.stop().success());
+    fs::remove_file(path).unwrap();
+
+    let daemon = weftd::Weftd::start(&[]);
+    let (code, text) = daemon.refusal("env_dpdk_get_mem_stats", json!({}));
+    assert!(code == -2 && text.contains("--memory dpdk"), "{code} {text}");
 }

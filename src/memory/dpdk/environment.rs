@@ -272,9 +272,8 @@ fn initialize(words: &[&str]) -> Result<String> {
              without (--dpdk-args=--no-huge)"
         )));
     }
-    for complaint in complaints {
-        warn!("DPDK: {complaint}");
-    }
+    // What it complains of and starts all the same (sizes of huge pages that nobody reserved) is a detail, and logged
+    // as such.
     // SAFETY: it gives back a constant string.
     let version = unsafe { CStr::from_ptr(sys::rte_version()) };
     Ok(version.to_string_lossy().into_owned())
