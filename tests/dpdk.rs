@@ -70,8 +70,8 @@ fn options(source: Source) -> RegionOptions {
     RegionOptions { source, ..RegionOptions::default() }
 }
 
-fn bytes(region: &Region) -> &mut [u8] {
-    // SAFETY: the test has the region for itself, and looks at it through one slice at a time.
+fn bytes(region: &mut Region) -> &mut [u8] {
+    // SAFETY: the region is borrowed exclusively, and no device has it.
     unsafe { std::slice::from_raw_parts_mut(region.start().as_ptr(), region.len()) }
 }
 
@@ -94,11 +94,11 @@ fn a_region_is_huge_shareable_and_its_addresses_are_right() {
         let before = rustix::thread::sched_getaffinity(None).unwrap();
         let source = Source::dpdk("").unwrap();
         assert_eq!(rustix::thread::sched_getaffinity(None).unwrap(), before, "left pinned");
-        let region = Region::allocate(5 << 20, options(source)).unwrap();
+        let mut region = Region::allocate(5 << 20, options(source)).unwrap();
         assert_eq!((region.len(), region.kind()), (6 << 20, PageKind::Huge));
         assert_eq!(region.start().as_ptr().align_offset(HUGE_PAGE_SIZE), 0);
-        assert!(bytes(&region).iter().all(|&byte| byte == 0));
-        for (index, byte) in bytes(&region).iter_mut().enumerate() {
+        assert!(bytes(&mut region).iter().all(|&byte| byte == 0));
+        for (index, byte) in bytes(&mut region).iter_mut().enumerate() {
             *byte = (index / 4096) as u8;
         }
         // The file behind it has the same bytes.
@@ -109,20 +109,22 @@ fn a_region_is_huge_shareable_and_its_addresses_are_right() {
             assert!(page.iter().all(|&byte| byte == (at / 4096) as u8), "at {at}");
         }
         let environment = Environment::running().unwrap();
-        match region.device_addresses().unwrap() {
+        match region.device_addresses().unwrap().clone() {
             DeviceAddresses::Virtual => assert_eq!(environment.iova_mode(), IovaMode::Virtual),
             DeviceAddresses::Physical(pages) => {
                 assert_eq!(environment.iova_mode(), IovaMode::Physical);
                 let expected: Vec<u64> = (0..3)
-                    .map(|page| physical(&raw const bytes(&region)[page * HUGE_PAGE_SIZE]).unwrap())
+                    .map(|page| {
+                        physical(&raw const bytes(&mut region)[page * HUGE_PAGE_SIZE]).unwrap()
+                    })
                     .collect();
                 assert_eq!(pages[..], expected);
             }
         }
         // What was used and given back is zero again.
         drop(region);
-        let again = Region::allocate(6 << 20, options(source)).unwrap();
-        assert!(bytes(&again).iter().all(|&byte| byte == 0));
+        let mut again = Region::allocate(6 << 20, options(source)).unwrap();
+        assert!(bytes(&mut again).iter().all(|&byte| byte == 0));
         println!("{}", environment.memory_report().unwrap());
     });
 }
@@ -260,10 +262,10 @@ fn without_huge_pages_it_says_so() {
 fn it_does_without_huge_pages_when_told_so() {
     alone("it_does_without_huge_pages_when_told_so", || {
         let source = Source::dpdk("--no-huge -m 64").unwrap();
-        let region = Region::allocate(1, options(source)).unwrap();
+        let mut region = Region::allocate(1, options(source)).unwrap();
         assert_eq!(region.kind(), PageKind::Ordinary);
         assert_eq!(region.start().as_ptr().align_offset(HUGE_PAGE_SIZE), 0);
-        bytes(&region).fill(7);
+        bytes(&mut region).fill(7);
         let required = RegionOptions { huge_pages: HugePages::Require, ..options(source) };
         let error = Region::allocate(1, required).unwrap_err();
         assert!(error.to_string().contains("--no-huge"), "{error}");

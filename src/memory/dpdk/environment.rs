@@ -10,29 +10,11 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tracing::{info, warn};
 
 use super::block::Block;
+use super::iova::IovaMode;
 use super::log;
 use super::pci::{self, PciFunction};
 use super::stream::printed;
 use crate::base::{Error, ErrorKind, Result};
-
-/// What devices are to be told as an address of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IovaMode {
-    /// Its address in this process, which an IOMMU translates.
-    Virtual,
-    /// Its physical address.
-    Physical,
-}
-
-impl IovaMode {
-    /// As DPDK and its users call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            IovaMode::Virtual => "VA",
-            IovaMode::Physical => "PA",
-        }
-    }
-}
 
 /// The EAL, which runs. There is one in a process, for good.
 pub struct Environment {
