@@ -4,11 +4,14 @@
 //! and pass, unless `WEFT_REQUIRE_HUGE_PAGES` is set.
 #![cfg(feature = "dpdk")]
 
+mod weftd;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::json;
 use weft::base::{BlockCount, BlockSize, ByteCount, ErrorKind, Geometry, Lba, Status};
 use weft::bdev::leaf::malloc::Malloc;
 use weft::bdev::{Completions, Opcode, Queue, Registry as Devices, Request};
@@ -67,8 +70,8 @@ fn options(source: Source) -> RegionOptions {
     RegionOptions { source, ..RegionOptions::default() }
 }
 
-fn bytes(region: &Region) -> &mut [u8] {
-    // SAFETY: the test has the region for itself, and looks at it through one slice at a time.
+fn bytes(region: &mut Region) -> &mut [u8] {
+    // SAFETY: the region is borrowed exclusively, and no device has it.
     unsafe { std::slice::from_raw_parts_mut(region.start().as_ptr(), region.len()) }
 }
 
@@ -91,11 +94,11 @@ fn a_region_is_huge_shareable_and_its_addresses_are_right() {
         let before = rustix::thread::sched_getaffinity(None).unwrap();
         let source = Source::dpdk("").unwrap();
         assert_eq!(rustix::thread::sched_getaffinity(None).unwrap(), before, "left pinned");
-        let region = Region::allocate(5 << 20, options(source)).unwrap();
+        let mut region = Region::allocate(5 << 20, options(source)).unwrap();
         assert_eq!((region.len(), region.kind()), (6 << 20, PageKind::Huge));
         assert_eq!(region.start().as_ptr().align_offset(HUGE_PAGE_SIZE), 0);
-        assert!(bytes(&region).iter().all(|&byte| byte == 0));
-        for (index, byte) in bytes(&region).iter_mut().enumerate() {
+        assert!(bytes(&mut region).iter().all(|&byte| byte == 0));
+        for (index, byte) in bytes(&mut region).iter_mut().enumerate() {
             *byte = (index / 4096) as u8;
         }
         // The file behind it has the same bytes.
@@ -106,20 +109,22 @@ fn a_region_is_huge_shareable_and_its_addresses_are_right() {
             assert!(page.iter().all(|&byte| byte == (at / 4096) as u8), "at {at}");
         }
         let environment = Environment::running().unwrap();
-        match region.device_addresses().unwrap() {
+        match region.device_addresses().unwrap().clone() {
             DeviceAddresses::Virtual => assert_eq!(environment.iova_mode(), IovaMode::Virtual),
             DeviceAddresses::Physical(pages) => {
                 assert_eq!(environment.iova_mode(), IovaMode::Physical);
                 let expected: Vec<u64> = (0..3)
-                    .map(|page| physical(&raw const bytes(&region)[page * HUGE_PAGE_SIZE]).unwrap())
+                    .map(|page| {
+                        physical(&raw const bytes(&mut region)[page * HUGE_PAGE_SIZE]).unwrap()
+                    })
                     .collect();
                 assert_eq!(pages[..], expected);
             }
         }
         // What was used and given back is zero again.
         drop(region);
-        let again = Region::allocate(6 << 20, options(source)).unwrap();
-        assert!(bytes(&again).iter().all(|&byte| byte == 0));
+        let mut again = Region::allocate(6 << 20, options(source)).unwrap();
+        assert!(bytes(&mut again).iter().all(|&byte| byte == 0));
         println!("{}", environment.memory_report().unwrap());
     });
 }
@@ -165,9 +170,14 @@ fn a_pool_on_top_registers_its_regions() {
                 regions.iter().find(|view| view.region.contains(buffer.address(), 256 << 10));
             assert_eq!(view.unwrap().region.kind(), PageKind::Huge);
         }
-        let (free, view) = (free_huge_pages(), regions.pop());
-        drop((buffers, pool, regions, view));
-        assert!(free_huge_pages() > free, "the memory went back to the system");
+        let held = || -> u64 {
+            let report = Environment::running().unwrap().memory_report().unwrap();
+            let size = report.lines().find_map(|line| line.strip_prefix("DPDK memory size "));
+            size.unwrap().parse().unwrap()
+        };
+        let before = held();
+        drop((buffers, pool, regions));
+        assert!(held() + (12 << 20) <= before, "the memory goes back to the system");
     });
 }
 
@@ -257,10 +267,10 @@ fn without_huge_pages_it_says_so() {
 fn it_does_without_huge_pages_when_told_so() {
     alone("it_does_without_huge_pages_when_told_so", || {
         let source = Source::dpdk("--no-huge -m 64").unwrap();
-        let region = Region::allocate(1, options(source)).unwrap();
+        let mut region = Region::allocate(1, options(source)).unwrap();
         assert_eq!(region.kind(), PageKind::Ordinary);
         assert_eq!(region.start().as_ptr().align_offset(HUGE_PAGE_SIZE), 0);
-        bytes(&region).fill(7);
+        bytes(&mut region).fill(7);
         let required = RegionOptions { huge_pages: HugePages::Require, ..options(source) };
         let error = Region::allocate(1, required).unwrap_err();
         assert!(error.to_string().contains("--no-huge"), "{error}");
@@ -317,4 +327,25 @@ fn pci_functions_are_those_of_sysfs_that_have_a_driver() {
         assert_eq!(addresses, in_sysfs);
         assert_eq!(environment.pci_functions().unwrap(), found, "a second scan");
     });
+}
+
+#[test]
+fn the_daemon_serves_out_of_it_and_reports() {
+    let mut daemon = weftd::Weftd::start(&["--memory", "dpdk", "--dpdk-args=--no-huge -m 128"]);
+    let malloc = json!({"name": "m", "block_size": 4096, "num_blocks": 2048, "numa_id": 0});
+    daemon.call("bdev_malloc_create", malloc);
+    let report = daemon.call("env_dpdk_get_mem_stats", json!({}));
+    let path = report["filename"].as_str().unwrap().to_owned();
+    let text = fs::read_to_string(&path).unwrap();
+    for part in
+        ["DPDK memory size", "'--no-huge -m 128'", "Segment", "Heap name:socket_0", "0x800080"]
+    {
+        assert!(text.contains(part), "no {part} in:\n{text}");
+    }
+    assert!(daemon.stop().success());
+    fs::remove_file(path).unwrap();
+
+    let daemon = weftd::Weftd::start(&[]);
+    let (code, text) = daemon.refusal("env_dpdk_get_mem_stats", json!({}));
+    assert!(code == -2 && text.contains("--memory dpdk"), "{code} {text}");
 }

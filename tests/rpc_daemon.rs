@@ -131,6 +131,20 @@ fn a_configuration_that_does_not_work_is_named_by_its_entry() {
 }
 
 #[test]
+fn sources_of_memory_that_do_not_work_end_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = failure(folder.path(), &["--dpdk-args=--no-huge"]);
+    assert!(said.contains("--dpdk-args is for --memory dpdk"), "{said}");
+    let said = failure(folder.path(), &["--memory", "dpdk", "--huge-pages", "never"]);
+    assert!(said.contains("--dpdk-args=--no-huge"), "{said}");
+    if cfg!(not(feature = "dpdk")) {
+        let said = failure(folder.path(), &["--memory", "dpdk"]);
+        assert!(said.contains("--features dpdk"), "{said}");
+    }
+    assert_eq!(left_behind(folder.path()), Vec::<String>::new());
+}
+
+#[test]
 fn options_of_a_configuration_stand_before_its_devices_are_made() {
     let folder = tempfile::tempdir().unwrap();
     let config = bdev_config(json!([

@@ -10,10 +10,12 @@ use crate::base::{ByteCount, Result, format_size};
 use crate::cli::output::{Columns, Format, elements, number, print_json, text};
 use crate::cli::session::Session;
 use crate::nvme::pci::{HostPaths, InUse, KernelDrive, PciFunction, nvme_functions, uses};
+use crate::reactor::{CoreList, Topology};
 
 /// Lists the NVMe drives of this host and the NVMe controllers of the daemon
 ///
-/// Reads the first and last sectors of drives that the kernel has, to tell what is on them; nothing is changed.
+/// The distance is that of the nearest reactor of the daemon, as firmware has it: 10 is the drive's own NUMA node, 20 is
+/// twice as far. Reads the first and last sectors of drives that the kernel has, to tell what is on them; nothing is changed.
 #[derive(Debug, Args)]
 pub struct ListCommand {}
 
@@ -24,10 +26,14 @@ impl ListCommand {
     /// None on the host's side: what cannot be read is not shown.
     pub fn run(&self, session: &mut Session) -> Result<()> {
         let paths = HostPaths::system();
+        let place = Place { topology: Topology::read(), reactors: reactor_cores(session) };
         let mut attached = attached(session);
         let mut rows: Vec<Value> = nvme_functions(&paths)
             .iter()
-            .map(|function| row(&paths, function, attached.remove(&function.address.to_string())))
+            .map(|function| {
+                let attached = attached.remove(&function.address.to_string());
+                row(&paths, function, attached, &place)
+            })
             .collect();
         // What is left is not on PCIe: other processes, other hosts.
         rows.extend(attached.into_values().map(|controller| {
@@ -44,6 +50,27 @@ impl ListCommand {
         }
         Ok(())
     }
+}
+
+/// What drives can be near to.
+struct Place {
+    topology: Topology,
+    /// The cores that the daemon's reactors run on; none when it does not answer.
+    reactors: Vec<usize>,
+}
+
+impl Place {
+    /// How far the nearest reactor is from a NUMA node.
+    fn distance(&self, node: Option<u32>) -> Option<u32> {
+        let node = node?;
+        self.reactors.iter().filter_map(|&core| self.topology.distance(core, node)).min()
+    }
+}
+
+fn reactor_cores(session: &mut Session) -> Vec<usize> {
+    let answer = session.call("framework_get_reactors", json!({})).unwrap_or_default();
+    let cores = elements(&answer, "reactors").iter().filter_map(|it| it["lcore"].as_u64());
+    cores.filter_map(|core| core.try_into().ok()).collect()
 }
 
 /// A controller of the daemon.
@@ -91,7 +118,14 @@ fn attached(session: &mut Session) -> BTreeMap<String, Attached> {
     found
 }
 
-fn row(paths: &HostPaths, function: &PciFunction, attached: Option<Attached>) -> Value {
+fn row(
+    paths: &HostPaths,
+    function: &PciFunction,
+    attached: Option<Attached>,
+    place: &Place,
+) -> Value {
+    let near = place.topology.near_pci(&function.address.to_string());
+    let near_cores = CoreList::new(near.cores).map(|cores| cores.to_string()).ok();
     let kernel = KernelDrive::read(paths, function);
     let attached = attached.unwrap_or_default();
     let of = |from: fn(&KernelDrive) -> Option<String>| kernel.as_ref().and_then(from);
@@ -105,8 +139,9 @@ fn row(paths: &HostPaths, function: &PciFunction, attached: Option<Attached>) ->
         "serial": of(|drive| drive.serial.clone()).or(attached.serial),
         "firmware": of(|drive| drive.firmware.clone()).or(attached.firmware),
         "bytes": kernel.as_ref().map(KernelDrive::bytes).or(attached.bytes),
-        "numa_node": function.numa_node,
-        "near_cores": function.near_cores,
+        "numa_node": near.numa_node,
+        "near_cores": near_cores.or_else(|| function.near_cores.clone()),
+        "distance": place.distance(near.numa_node),
         "driver": function.driver,
         "iommu_group": function.iommu_group,
         "kernel_devices": kernel.as_ref().map(|drive| {
@@ -125,6 +160,7 @@ fn table(rows: &[Value]) -> String {
         "#size",
         "#node",
         "near cores",
+        "#distance",
         "driver",
         "#group",
         "controller",
@@ -143,6 +179,7 @@ fn table(rows: &[Value]) -> String {
             size,
             text(row, "numa_node"),
             text(row, "near_cores"),
+            text(row, "distance"),
             text(row, "driver"),
             text(row, "iommu_group"),
             text(row, "controller"),
@@ -160,11 +197,12 @@ mod tests {
     fn the_table_says_who_uses_what() {
         let rows = [
             json!({"address": "0000:01:00.0", "model": "Fast", "serial": "s1", "bytes": 1_u64 << 30, "numa_node": 0,
-                "near_cores": "0-3", "driver": "nvme", "iommu_group": "5", "controller": null,
+                "near_cores": "0-3", "distance": 21, "driver": "nvme", "iommu_group": "5", "controller": null,
                 "in_use": ["nvme0n1p1 mounted at /", "nvme0n1 holds GPT partition table"]}),
             json!({"address": "/run/target/0", "controller": "remote", "driver": "weft", "in_use": []}),
         ];
         let lines: Vec<String> = table(&rows).lines().map(str::to_string).collect();
+        assert!(lines[0].contains("DISTANCE") && lines[1].contains(" 21 "), "{lines:?}");
         assert!(lines[1].contains("1 GiB") && lines[1].contains("mounted at /; nvme0n1 holds GPT"));
         assert!(lines[2].contains("remote") && lines[2].ends_with('-'), "{lines:?}");
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dpdk_sys as sys;
 use tracing::debug;
 
-use super::environment::IovaMode;
+use super::iova::IovaMode;
 use crate::base::{Error, ErrorKind, Result};
 use crate::memory::page::{Backing, DeviceAddresses, HUGE_PAGE_SIZE, PageKind};
 

@@ -10,29 +10,11 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tracing::{info, warn};
 
 use super::block::Block;
+use super::iova::IovaMode;
 use super::log;
 use super::pci::{self, PciFunction};
 use super::stream::printed;
 use crate::base::{Error, ErrorKind, Result};
-
-/// What devices are to be told as an address of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IovaMode {
-    /// Its address in this process, which an IOMMU translates.
-    Virtual,
-    /// Its physical address.
-    Physical,
-}
-
-impl IovaMode {
-    /// As DPDK and its users call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            IovaMode::Virtual => "VA",
-            IovaMode::Physical => "PA",
-        }
-    }
-}
 
 /// The EAL, which runs. There is one in a process, for good.
 pub struct Environment {
@@ -272,9 +254,8 @@ fn initialize(words: &[&str]) -> Result<String> {
              without (--dpdk-args=--no-huge)"
         )));
     }
-    for complaint in complaints {
-        warn!("DPDK: {complaint}");
-    }
+    // What it complains of and starts all the same (sizes of huge pages that nobody reserved) is a detail, and logged
+    // as such.
     // SAFETY: it gives back a constant string.
     let version = unsafe { CStr::from_ptr(sys::rte_version()) };
     Ok(version.to_string_lossy().into_owned())

@@ -9,10 +9,12 @@
 
 mod block;
 mod environment;
+mod iova;
 mod log;
 mod pci;
 mod stream;
 
 pub use block::Block;
-pub use environment::{Environment, IovaMode};
+pub use environment::Environment;
+pub use iova::IovaMode;
 pub use pci::PciFunction;

@@ -33,7 +33,7 @@ use self::function::Function;
 use self::sysfs::Sysfs;
 use super::transport::{ControlFuture, Doorbell, Iova, Post, Transport, beyond_window};
 use crate::base::{Error, ErrorKind, Result};
-use crate::memory::RegionView;
+use crate::memory::{DeviceAddresses, RegionView};
 use crate::reactor::Context;
 
 /// How to open a function.
@@ -145,6 +145,10 @@ impl Resources {
         let region = &view.region;
         let container = self.group.container();
         if container.is_no_iommu() {
+            // Memory from DPDK says where it is.
+            if let Some(DeviceAddresses::Physical(pages)) = region.device_addresses() {
+                return Ok(Iova::Pages(Arc::clone(pages)));
+            }
             return pagemap::physical_pages(region).map(Iova::Pages);
         }
         let iova = container.map(region)?;
