@@ -89,7 +89,8 @@ impl Controller {
             ],
         )
         .await?;
-        let size = ADMIN_ENTRIES.min(prev_power_of_two(properties.cap.queue_entries_max()));
+        // CAP.MQES is of I/O queues (section 3.1.3.1).
+        let size = ADMIN_ENTRIES;
         let bell = |kind| bell(&transport, 0, kind, properties.cap);
         let admin = AdminQueue::new(
             transport.address(),
