@@ -20,6 +20,8 @@ struct Drive {
     claimed: bool,
     /// It can only format all namespaces at once, and has a second one.
     all_at_once: bool,
+    /// It fails every Format.
+    broken: bool,
     calls: Vec<String>,
 }
 
@@ -66,7 +68,7 @@ impl Drive {
         let mut status = 0;
         match (params["cmd_type"].as_str().unwrap(), entry.opcode) {
             ("admin", 0x06) => data = self.identify(entry.cdw10, entry.nsid),
-            ("admin", 0x80) if entry.cdw10 & 0xf > 1 => status = 0x10a,
+            ("admin", 0x80) if self.broken => status = 0x10a,
             ("admin", 0x80) => {
                 self.block_log2 = if entry.cdw10 & 0xf == 1 { 12 } else { 9 };
                 self.data.fill(0);
@@ -124,6 +126,7 @@ impl Played {
             block_log2: 9,
             claimed: false,
             all_at_once: false,
+            broken: false,
             calls: Vec::new(),
         }));
         let served = Arc::clone(&drive);
@@ -222,6 +225,14 @@ fn a_format_that_reaches_further_is_refused() {
     assert!(played.fails("format N0 --namespace 7 --lbaf 1").contains("no active namespace 7"));
     assert!(played.fails("format N0 --namespace 1 --block-size 520").contains("1: blocks of 4096"));
     assert!(played.formats().is_empty());
+}
+
+#[test]
+fn what_the_drive_says_is_passed_on() {
+    let played = Played::new();
+    played.drive().broken = true;
+    let error = played.fails("format N0 --namespace 1 --lbaf 1");
+    assert!(error.contains("N0: command 80h on namespace 1: Invalid Format"), "{error}");
 }
 
 #[test]
