@@ -10,10 +10,12 @@ use crate::base::{ByteCount, Result, format_size};
 use crate::cli::output::{Columns, Format, elements, number, print_json, text};
 use crate::cli::session::Session;
 use crate::nvme::pci::{HostPaths, InUse, KernelDrive, PciFunction, nvme_functions, uses};
+use crate::reactor::{CoreList, Topology};
 
 /// Lists the NVMe drives of this host and the NVMe controllers of the daemon
 ///
-/// Reads the first and last sectors of drives that the kernel has, to tell what is on them; nothing is changed.
+/// Reads the first and last sectors of drives that the kernel has, to tell what is on them; nothing is changed. The distance
+/// is that of the drive's NUMA node from the nearest of the daemon's reactors: 10 is the same node.
 #[derive(Debug, Args)]
 pub struct ListCommand {}
 
@@ -24,10 +26,14 @@ impl ListCommand {
     /// None on the host's side: what cannot be read is not shown.
     pub fn run(&self, session: &mut Session) -> Result<()> {
         let paths = HostPaths::system();
+        let near = Near { topology: Topology::read(), reactors: reactors(session) };
         let mut attached = attached(session);
         let mut rows: Vec<Value> = nvme_functions(&paths)
             .iter()
-            .map(|function| row(&paths, function, attached.remove(&function.address.to_string())))
+            .map(|function| {
+                let attached = attached.remove(&function.address.to_string());
+                row(&paths, &near, function, attached.unwrap_or_default())
+            })
             .collect();
         // What is left is not on PCIe: other processes, other hosts.
         rows.extend(attached.into_values().map(|controller| {
@@ -44,6 +50,19 @@ impl ListCommand {
         }
         Ok(())
     }
+}
+
+/// What is near what, and where the daemon's reactors run.
+struct Near {
+    topology: Topology,
+    reactors: Vec<usize>,
+}
+
+/// The cores of the daemon's reactors; none when it does not answer.
+fn reactors(session: &mut Session) -> Vec<usize> {
+    let Ok(answer) = session.call("framework_get_reactors", json!({})) else { return Vec::new() };
+    let core = |reactor: &Value| usize::try_from(reactor["lcore"].as_u64()?).ok();
+    elements(&answer, "reactors").iter().filter_map(core).collect()
 }
 
 /// A controller of the daemon.
@@ -91,9 +110,15 @@ fn attached(session: &mut Session) -> BTreeMap<String, Attached> {
     found
 }
 
-fn row(paths: &HostPaths, function: &PciFunction, attached: Option<Attached>) -> Value {
+fn row(paths: &HostPaths, near: &Near, function: &PciFunction, attached: Attached) -> Value {
     let kernel = KernelDrive::read(paths, function);
-    let attached = attached.unwrap_or_default();
+    let place = near.topology.near_pci(&function.address.to_string());
+    let node = place.numa_node.or(function.numa_node);
+    let distance = near
+        .topology
+        .nearest(&near.reactors, &place)
+        .and_then(|core| near.topology.distance(core, node?));
+    let near_cores = CoreList::new(place.cores).ok().map(|cores| cores.to_string());
     let of = |from: fn(&KernelDrive) -> Option<String>| kernel.as_ref().and_then(from);
     let in_use: Vec<String> =
         uses(paths, function, &own_label).iter().map(InUse::to_string).collect();
@@ -105,8 +130,9 @@ fn row(paths: &HostPaths, function: &PciFunction, attached: Option<Attached>) ->
         "serial": of(|drive| drive.serial.clone()).or(attached.serial),
         "firmware": of(|drive| drive.firmware.clone()).or(attached.firmware),
         "bytes": kernel.as_ref().map(KernelDrive::bytes).or(attached.bytes),
-        "numa_node": function.numa_node,
-        "near_cores": function.near_cores,
+        "numa_node": node,
+        "near_cores": near_cores,
+        "distance": distance,
         "driver": function.driver,
         "iommu_group": function.iommu_group,
         "kernel_devices": kernel.as_ref().map(|drive| {
@@ -125,6 +151,7 @@ fn table(rows: &[Value]) -> String {
         "#size",
         "#node",
         "near cores",
+        "#distance",
         "driver",
         "#group",
         "controller",
@@ -143,6 +170,7 @@ fn table(rows: &[Value]) -> String {
             size,
             text(row, "numa_node"),
             text(row, "near_cores"),
+            text(row, "distance"),
             text(row, "driver"),
             text(row, "iommu_group"),
             text(row, "controller"),
@@ -160,11 +188,12 @@ mod tests {
     fn the_table_says_who_uses_what() {
         let rows = [
             json!({"address": "0000:01:00.0", "model": "Fast", "serial": "s1", "bytes": 1_u64 << 30, "numa_node": 0,
-                "near_cores": "0-3", "driver": "nvme", "iommu_group": "5", "controller": null,
+                "near_cores": "0-3", "distance": 21, "driver": "nvme", "iommu_group": "5", "controller": null,
                 "in_use": ["nvme0n1p1 mounted at /", "nvme0n1 holds GPT partition table"]}),
             json!({"address": "/run/target/0", "controller": "remote", "driver": "weft", "in_use": []}),
         ];
         let lines: Vec<String> = table(&rows).lines().map(str::to_string).collect();
+        assert!(lines[1].contains("0-3         21"), "{lines:?}");
         assert!(lines[1].contains("1 GiB") && lines[1].contains("mounted at /; nvme0n1 holds GPT"));
         assert!(lines[2].contains("remote") && lines[2].ends_with('-'), "{lines:?}");
     }
