@@ -9,8 +9,8 @@ use crate::cli::host;
 use crate::cli::output::{Columns, Format, print_json};
 use crate::cli::session::Session;
 use crate::nvme::pci::{
-    Binder, HostPaths, InUse, Iommu, KERNEL_DRIVER, KernelDrive, Outcome, PciAddress, PciFunction,
-    SystemKernel, VFIO_DRIVER, hand_over, nvme_functions,
+    Binder, HostPaths, InUse, Iommu, KernelDrive, Outcome, PciAddress, PciFunction, SystemKernel,
+    VFIO_DRIVER, hand_over, nvme_functions,
 };
 
 /// Gives drives to Weft: takes them from the kernel's driver and binds them to VFIO
@@ -260,13 +260,7 @@ fn verdict(rows: &[Row], verb: &str) -> Result<()> {
         return Ok(());
     }
     let in_use = rows.iter().any(|row| matches!(row.outcome, Ok(Outcome::Refused(_))));
-    let hint = if in_use {
-        format!(
-            " (free it first; --force takes it all the same; weft nvme list, {KERNEL_DRIVER} and lsblk show more)"
-        )
-    } else {
-        String::new()
-    };
+    let hint = if in_use { " (free them first; --force takes them all the same)" } else { "" };
     let text = format!("{left} of {} drives could not be {verb}{hint}", rows.len());
     Err(Error::new(ErrorKind::Busy, text))
 }

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::address::PciAddress;
 use super::function::nvme_functions;
-use super::paths::HostPaths;
+use super::paths::{HostPaths, read_text};
 use super::uevent::{PciEvent, PciEventKind, parse};
 
 /// The group of the kernel's own messages; udev repeats them in another.
@@ -40,6 +40,12 @@ pub struct PciEvents {
 impl PciEvents {
     /// Follows from now on: the functions that are there already make no events.
     pub fn new(paths: HostPaths) -> PciEvents {
+        if !in_first_user_namespace(&paths) {
+            warn!(
+                "the kernel sends no uevents to this container: drives are looked for from time to time"
+            );
+            return PciEvents::by_listing(paths);
+        }
         let socket = open()
             .inspect_err(
                 |error| warn!(%error, "no uevents: drives are looked for from time to time"),
@@ -151,6 +157,14 @@ impl PciEvents {
     }
 }
 
+/// Network namespaces that belong to a user namespace of a container's own get no uevents of devices. The first user
+/// namespace maps all numbers to themselves.
+fn in_first_user_namespace(paths: &HostPaths) -> bool {
+    let Some(map) = read_text(&paths.proc.join("self/uid_map")) else { return true };
+    let mut numbers = map.split_ascii_whitespace();
+    [numbers.next(), numbers.next(), numbers.next()] == [Some("0"), Some("0"), Some("4294967295")]
+}
+
 fn list(paths: &HostPaths) -> BTreeMap<PciAddress, Option<String>> {
     nvme_functions(paths).into_iter().map(|function| (function.address, function.driver)).collect()
 }
@@ -241,6 +255,16 @@ mod tests {
         assert_eq!(ready, 1);
         assert_eq!(kinds(&mut events), []);
         assert!(events.socket().is_some());
+    }
+
+    #[test]
+    fn a_container_that_gets_no_uevents_lists() {
+        let host = FakeHost::new();
+        assert!(in_first_user_namespace(&host.paths));
+        host.proc("self/uid_map", "         0          0 4294967295\n");
+        assert!(in_first_user_namespace(&host.paths));
+        host.proc("self/uid_map", "         0     100000      65536\n");
+        assert!(PciEvents::new(host.paths.clone()).socket().is_none());
     }
 
     #[test]

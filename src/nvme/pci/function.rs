@@ -57,8 +57,6 @@ pub struct PciFunction {
     pub group_members: Vec<PciAddress>,
     /// The NUMA node that it is near.
     pub numa_node: Option<u32>,
-    /// The cores that it is near, as the kernel writes sets of cores.
-    pub near_cores: Option<String>,
     /// Base address registers that are in use.
     pub bars: Vec<Bar>,
     folder: PathBuf,
@@ -104,7 +102,6 @@ impl PciFunction {
             group_members,
             // -1 is the kernel's way to say that it does not know.
             numa_node: read_number(&folder.join("numa_node")),
-            near_cores: read_word(&folder.join("local_cpulist")),
             bars: read_bars(&folder.join("resource")),
             folder,
         })

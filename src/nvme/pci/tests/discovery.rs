@@ -19,7 +19,7 @@ fn everything_about_a_function_is_read() {
     assert_eq!(function.driver_override, None);
     assert_eq!(function.iommu_group.as_deref(), Some("5"));
     assert_eq!(function.group_members, [at(OTHER)]);
-    assert_eq!((function.numa_node, function.near_cores.as_deref()), (Some(1), Some("4-7")));
+    assert_eq!(function.numa_node, Some(1));
     assert_eq!(function.bars, [Bar { index: 0, size: 16 << 10 }, Bar { index: 2, size: 4096 }]);
 }
 
@@ -29,11 +29,11 @@ fn what_the_kernel_does_not_know_is_not_made_up() {
     host.drive(DRIVE);
     let device = host.device(DRIVE);
     fs::write(device.join("numa_node"), "-1\n").unwrap();
-    for file in ["driver", "iommu_group", "local_cpulist", "resource", "driver_override"] {
+    for file in ["driver", "iommu_group", "resource", "driver_override"] {
         fs::remove_file(device.join(file)).unwrap();
     }
     let function = PciFunction::read(&host.paths, at(DRIVE)).unwrap();
-    assert_eq!((function.numa_node, function.near_cores), (None, None));
+    assert_eq!(function.numa_node, None);
     assert_eq!(
         (function.driver, function.driver_override, function.iommu_group),
         (None, None, None)

@@ -73,7 +73,6 @@ impl FakeHost {
             ("revision", "0x02"),
             ("driver_override", "(null)"),
             ("numa_node", "1"),
-            ("local_cpulist", "4-7"),
             (
                 "resource",
                 "0x00000000fe400000 0x00000000fe403fff 0x0000000000140204\n\
