@@ -238,7 +238,8 @@ impl Served {
         for thread in self.threads {
             assert!(thread.join().is_ok() || crashed);
         }
-        assert_eq!(self.model.faults(), []);
+        // A server that crashes takes the memory from under the commands that it has.
+        assert!(crashed || self.model.faults() == []);
     }
 }
 
