@@ -5,9 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use weft::nvme::vfio_user::capabilities;
 use weft::nvme::vfio_user::inbox::Inbox;
-use weft::nvme::vfio_user::wire::{
-    DeviceInfo, DmaAccess, Header, RegionAccess, RegionReply, TRANSFER_MAX, parse_region_info,
-};
+use weft::nvme::vfio_user::region_info::{RegionReply, parse_region_info};
+use weft::nvme::vfio_user::wire::{DeviceInfo, DmaAccess, Header, RegionAccess, TRANSFER_MAX};
 use zerocopy::FromBytes;
 
 /// All messages of a stream in pieces of `size` bytes.

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use weft::base::{Error, ErrorKind};
-use weft::nvme::vfio_user::wire::{
-    Command, DeviceInfo, Header, MESSAGE_MAX, REGION_BAR0, RegionInfo, VERSION, Version,
-};
+use weft::nvme::vfio_user::region_info::{REGION_BAR0, RegionInfo};
+use weft::nvme::vfio_user::wire::{Command, DeviceInfo, Header, MESSAGE_MAX, VERSION, Version};
 use weft::nvme::vfio_user::{self, ConnectOptions};
 use zerocopy::{FromBytes, IntoBytes};
 

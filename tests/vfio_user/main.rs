@@ -1,6 +1,7 @@
 //! The vfio-user client against servers in other threads: honest ones, and ones that are not.
 
 mod hostile;
+mod model;
 mod peer;
 mod published;
 mod requests;

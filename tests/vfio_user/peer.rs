@@ -11,9 +11,12 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use weft::nvme::vfio_user::region_info::{
+    Area, CAPABILITY_SPARSE_MMAP, CapabilityHeader, REGION_BAR0, REGION_CONFIG, RegionInfo,
+    SparseMmap,
+};
 use weft::nvme::vfio_user::wire::{
-    Area, CAPABILITY_SPARSE_MMAP, CapabilityHeader, Command, DeviceInfo, HEADER_SIZE, Header,
-    REGION_BAR0, REGION_CONFIG, RegionAccess, RegionInfo, SparseMmap, VERSION,
+    Command, DeviceInfo, HEADER_SIZE, Header, RegionAccess, VERSION,
 };
 use zerocopy::{FromBytes, IntoBytes};
 

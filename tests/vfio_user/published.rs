@@ -78,7 +78,8 @@ impl ServerBackend for Registers {
     }
 }
 
-fn region(index: u32, size: u64, doorbells: Option<&File>) -> ServerRegion {
+/// A region of the server's; the second page of one with `doorbells` is shared.
+pub fn region(index: u32, size: u64, doorbells: Option<&File>) -> ServerRegion {
     let mut flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
     let mut sparse_areas = Vec::new();
     if doorbells.is_some() {

@@ -6,9 +6,8 @@ use futures_lite::future;
 use weft::base::ErrorKind;
 use weft::memory::{HUGE_PAGE_SIZE, HugePages, Region, Registry};
 use weft::nvme::Iova;
-use weft::nvme::vfio_user::wire::{
-    Command, DmaAccess, DmaMap, DmaUnmap, Header, REGION_CONFIG, TRANSFER_MAX,
-};
+use weft::nvme::vfio_user::region_info::REGION_CONFIG;
+use weft::nvme::vfio_user::wire::{Command, DmaAccess, DmaMap, DmaUnmap, Header, TRANSFER_MAX};
 use weft::nvme::vfio_user::{self, ConnectOptions};
 use zerocopy::{FromBytes, IntoBytes};
 

@@ -38,8 +38,11 @@ const REQUESTS_MAX: usize = 256;
 /// Bytes of answers that a server may leave unread before nothing more is read from it.
 const ANSWERS_MAX: usize = 4 << 20;
 
-/// Most messages that are taken in one look, so that a busy server leaves the reactor its turns.
-const MESSAGES_PER_LOOK: usize = 16;
+/// How often the socket is read in one look, so that a busy server leaves the reactor its turns.
+const RECEIVES_PER_LOOK: usize = 64;
+
+/// Bytes of answers after which a look ends, for the same reason.
+const ANSWERS_PER_LOOK: usize = 256 << 10;
 
 /// A connection to one server.
 pub struct Connection {
@@ -337,7 +340,11 @@ impl State {
         let socket = connection.socket.as_fd();
         let mut moved = self.outbox.flush(socket).map_err(hang_up)?;
         let mut messages = 0;
-        while messages < MESSAGES_PER_LOOK && self.outbox.bytes() < ANSWERS_MAX {
+        let unsent = self.outbox.bytes();
+        for _ in 0..RECEIVES_PER_LOOK {
+            if self.outbox.bytes() >= ANSWERS_MAX.min(unsent + ANSWERS_PER_LOOK) {
+                break;
+            }
             match self.receive(connection)? {
                 Received::Nothing => break,
                 Received::Bytes => moved = true,

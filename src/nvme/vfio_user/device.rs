@@ -9,11 +9,11 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::capabilities::{self, Capabilities};
 use super::connection::{Connection, Reply};
 use super::mapped_memory::address_of;
-use super::window::Window;
-use super::wire::{
-    Area, Command, DeviceInfo, DmaMap, DmaUnmap, REGION_BAR0, REGION_CONFIG, RegionAccess,
-    RegionInfo, RegionReply, parse_region_info,
+use super::region_info::{
+    Area, REGION_BAR0, REGION_CONFIG, RegionInfo, RegionReply, parse_region_info,
 };
+use super::window::Window;
+use super::wire::{Command, DeviceInfo, DmaMap, DmaUnmap, RegionAccess};
 use crate::base::{Error, ErrorKind, Result};
 use crate::memory::RegionView;
 use crate::nvme::transport::beyond_window;

@@ -2,7 +2,8 @@
 //!
 //! [`connect`] gives a [`Transport`]. Registers are read and written by messages, doorbells in memory that the
 //! server shares where it does (else by messages that nobody answers), and the server reaches our memory through
-//! the files behind it. The files here, bottom up: `wire` the messages, `capabilities` what is negotiated, `inbox`
+//! the files behind it. The files here, bottom up: `wire` the messages, `region_info` one of them,
+//! `capabilities` what is negotiated, `inbox`
 //! and `outbox` the two directions of the stream, `mapped_memory` what the server may reach, `connection` the
 //! requests, `socket` the way to the server, `window` the mapped registers, `device` the transport.
 //!
@@ -17,6 +18,7 @@ mod device;
 pub mod inbox;
 mod mapped_memory;
 mod outbox;
+pub mod region_info;
 mod socket;
 mod window;
 pub mod wire;

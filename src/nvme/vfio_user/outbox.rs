@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use zerocopy::{Immutable, IntoBytes};
 
-use super::wire::{Command, Header, REGION_BAR0, RegionAccess};
+use super::region_info::REGION_BAR0;
+use super::wire::{Command, Header, RegionAccess};
 use crate::memory::Backing;
 
 /// The message id of register writes that nobody answers.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
 use super::inbox::{Inbox, Message};
+use super::region_info::*;
 use super::wire::*;
 
 const BOTH: u32 = RegionInfo::MMAP | RegionInfo::CAPS;

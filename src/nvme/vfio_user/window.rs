@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use rustix::fs::fstat;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::wire::{Area, RegionInfo};
+use super::region_info::{Area, RegionInfo};
 use crate::base::{Error, ErrorKind, Result};
 
 /// The smallest page that a system may have. Where pages are larger, the system refuses what is no multiple.
