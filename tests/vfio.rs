@@ -153,6 +153,13 @@ fn huge(regions: &Registry, pages: usize) -> RegionView {
     regions.add(Arc::new(region)).unwrap()
 }
 
+/// How much memory of this process is locked.
+fn locked_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 #[test]
 fn registers_are_read_and_bounds_kept() {
     with_functions(|cx, _, addresses| {
@@ -231,9 +238,13 @@ fn controllers_share_a_container() {
     with_functions(|cx, regions, addresses| {
         let transports = [open(cx, addresses[0]), open(cx, addresses[1])];
         let view = huge(&regions, 1);
+        let before = locked_kib();
         let iovas = transports.each_ref().map(|t| cx.block_on(t.map(cx, &view)).unwrap());
-        // One mapping, at one address. (A second mapping of the same memory would be refused that address.)
         assert_eq!(iovas[0], iovas[1]);
+        if !options().no_iommu {
+            // Pinned once: by one mapping for both.
+            assert_eq!(locked_kib() - before, HUGE_PAGE_SIZE as u64 >> 10);
+        }
         let [first, second] = transports;
         // What one has let go of still serves the other; also when the one goes away without letting go.
         cx.block_on(first.unmap(cx, &view));

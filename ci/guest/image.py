@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 BUSYBOX = ("/bin/busybox", "/usr/bin/busybox")
@@ -59,12 +60,19 @@ class Image:
             return
         self.entry(path, 0o100000 | source.stat().st_mode & 0o777, source.read_bytes())
 
-    def program(self, source, path=None):
-        """Copies a program and the libraries that it loads; to /usr/bin unless a path is given."""
+    def program(self, source, path=None, strip=False):
+        """Copies a program and the libraries that it loads; to /usr/bin unless a path is given. `strip` leaves
+        its debug information behind, most of a development build's size."""
         found = shutil.which(source, path="/usr/sbin:/usr/bin:/sbin:/bin") if "/" not in str(source) else source
         if not found or not os.path.exists(found):
             raise SystemExit(f"no program {source} to put into the guest")
-        self.file(found, path or f"usr/bin/{Path(found).name}")
+        path = path or f"usr/bin/{Path(found).name}"
+        if strip:
+            with tempfile.NamedTemporaryFile() as stripped:
+                subprocess.run(["strip", "-o", stripped.name, found], check=True)
+                self.entry(path, 0o100755, Path(stripped.name).read_bytes())
+        else:
+            self.file(found, path)
         # A static program has none, and ldd fails on it.
         listed = subprocess.run(["ldd", found], capture_output=True, text=True).stdout
         for library in re.findall(r"(/\S+) \(0x", listed):
