@@ -92,6 +92,7 @@ plain! {
     String => "string",
     bool => "boolean",
     u8 => "uint8",
+    u16 => "uint16",
     u32 => "uint32",
     u64 => "uint64",
     i32 => "int32",

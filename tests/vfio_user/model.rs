@@ -15,6 +15,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use serde_json::json;
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, ServerBackend};
 use weft::base::{ByteCount, Lba, Status};
+use weft::nvme::vfio::VfioOptions;
 
 use weft::bdev::leaf::nvme::Controllers;
 use weft::bdev::{Channel, Completions, ConfigEntry, Opcode, Queue, Registry, Request};
@@ -271,7 +272,7 @@ impl Host {
         };
         let cx = Context::detached(Regions::new(), pool);
         let registry = Registry::new(&cx);
-        let controllers = Controllers::new(&registry, None);
+        let controllers = Controllers::new(&registry, None, VfioOptions::default());
         Host { cx, registry, controllers }
     }
 
@@ -279,7 +280,7 @@ impl Host {
         let transport = connect(&self.cx, served.folder.path()).unwrap();
         let config = ConfigEntry { method: "bdev_nvme_attach_controller", params: json!({}) };
         let options = ControllerOptions::default();
-        let attach = self.controllers.attach("Nvme0", transport, options, config);
+        let attach = self.controllers.attach_transport("Nvme0", transport, options, config);
         self.cx.block_on(attach).unwrap()
     }
 

@@ -252,14 +252,14 @@ params! {
         /// The controller's name.
         name: String,
         /// Only if this is its controller id.
-        cntlid: Option<u32>,
+        cntlid: Option<u16>,
     }
 }
 
 async fn bdev_nvme_reset_controller(services: Rc<Services>, params: Reset) -> Outcome {
     let attached = services.nvme.get(&params.name)?;
     let id = attached.controller.identify().cntlid;
-    if params.cntlid.is_some_and(|wanted| wanted != u32::from(id)) {
+    if params.cntlid.is_some_and(|wanted| wanted != id) {
         let text = format!("the controller id of '{}' is {id}", params.name);
         return Err(Error::new(crate::base::ErrorKind::NoDevice, text).into());
     }
@@ -349,7 +349,7 @@ params! {
         /// For RDMA.
         rdma_max_cq_size: u32 = 0,
         /// For RDMA.
-        rdma_cm_event_timeout_ms: u32 = 0,
+        rdma_cm_event_timeout_ms: u16 = 0,
         /// Digests of authentication, for fabrics.
         dhchap_digests: Option<Vec<String>>,
         /// Groups of authentication, for fabrics.
