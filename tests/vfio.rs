@@ -165,7 +165,7 @@ fn registers_are_read_and_bounds_kept() {
     with_functions(|cx, _, addresses| {
         for address in addresses {
             let transport = open(cx, address);
-            assert_eq!((transport.address(), transport.kind()), (*address, "PCIE"));
+            assert_eq!(transport.address(), *address);
             let version = cx.block_on(transport.read32(cx, Register::VS)).unwrap();
             assert!(Version(version).major() >= 1, "{version:#x}");
             let window = transport.window() as u32;

@@ -54,10 +54,7 @@ impl AddressSpace {
         for &(from, to) in &self.allowed {
             // Address 0 is allowed, but looks like a mistake in every trace.
             let Some(mut start) = place(from.max(alignment)) else { continue };
-            loop {
-                let Some(last) = start.checked_add(length - 1).filter(|&last| last <= to) else {
-                    break;
-                };
+            while let Some(last) = start.checked_add(length - 1).filter(|&last| last <= to) {
                 match self.taken.range(..=last).next_back() {
                     Some((_, &end)) if end >= start => match end.checked_add(1).and_then(place) {
                         Some(next) => start = next,
