@@ -53,13 +53,11 @@ struct Rig {
 
 impl Rig {
     fn new() -> Rig {
-        let options = ModelOptions { fast: true, ..ModelOptions::default() };
+        let namespace =
+            NamespaceOptions { blocks: BLOCKS, format: 1, ..NamespaceOptions::default() };
+        let options =
+            ModelOptions { fast: true, namespaces: vec![namespace], ..ModelOptions::default() };
         let model = Model::new(options);
-        model.add_namespace(NamespaceOptions {
-            blocks: BLOCKS,
-            block_size: 4096,
-            ..NamespaceOptions::default()
-        });
         let cx = Context::detached(memory::Registry::new(), PoolOptions::default());
         let registry = Registry::new(&cx);
         let controllers = Controllers::new(&registry, None, VfioOptions::default());
