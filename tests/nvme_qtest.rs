@@ -46,7 +46,7 @@ impl Qemu {
         let path = folder.path().display().to_string();
         let mut command = Command::new(QEMU);
         command.args(["-S", "-accel", "tcg", "-machine", "q35", "-nodefaults", "-display", "none"]);
-        command.args(["-m", "16M,slots=256,maxmem=1T", "-qtest-log", "/dev/null"]);
+        command.args(["-m", "16M,slots=256,maxmem=64G", "-qtest-log", "/dev/null"]);
         command.args(["-qtest", &format!("unix:{path}/qtest,server=on,wait=off")]);
         command.args(["-qmp", &format!("unix:{path}/qmp,server=on,wait=off")]);
         command.args(arguments.iter().map(|argument| argument.replace("{}", &path)));
