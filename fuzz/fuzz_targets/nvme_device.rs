@@ -1,17 +1,19 @@
 //! The NVMe driver on a device that is driven by bytes: identify data, registers, what becomes of commands, completions
-//! that nobody asked for. Whatever they say: no panic, every command comes back once, and the driver keeps to the
-//! protocol.
+//! that nobody asked for. Whatever they say: no panic, every command comes back once, and the device is pointed
+//! at no memory that it was not given.
 #![no_main]
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
+use libfuzzer_sys::arbitrary::{self, Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use weft::base::Status;
 use weft::memory::{HugePages, PoolOptions, Registry};
-use weft::nvme::model::{Action, Model, ModelOptions, NamespaceOptions, Pick};
+use weft::nvme::model::{
+    Action, Fault as DeviceFault, Model, ModelOptions, NamespaceOptions, Pick,
+};
 use weft::nvme::spec::{CompletionEntry, IoOpcode, Register, SubmissionEntry};
 use weft::nvme::{Controller, ControllerOptions, Push, Queue, State};
 use weft::reactor::{Context, Tsc};
@@ -99,6 +101,12 @@ struct Shape {
     overlays: Vec<(u8, u16, [u8; 6])>,
 }
 
+/// A device that lies about its queues is rung where it has none; but never is it pointed at memory that it was not given.
+fn keeps_to_its_memory(model: &Model) {
+    let faults = model.faults();
+    assert!(!faults.iter().any(|fault| matches!(fault, DeviceFault::Memory { .. })), "{faults:?}");
+}
+
 struct Driver {
     cx: Context,
     model: Arc<Model>,
@@ -149,7 +157,7 @@ impl Driver {
         let watcher = Rc::new(|_| Box::pin(std::future::ready(())) as _);
         let attach = Controller::attach(&cx, None, model.transport(), options, watcher);
         let Ok(controller) = cx.block_on(attach) else {
-            assert_eq!(model.faults(), []);
+            keeps_to_its_memory(&model);
             cx.close();
             return None;
         };
@@ -255,7 +263,7 @@ impl Driver {
         drop(queue);
         cx.block_on(controller.request_detach()).expect("not detached before");
         assert_eq!(controller.state(), State::Detached);
-        assert_eq!(model.faults(), []);
+        keeps_to_its_memory(&model);
         cx.close();
     }
 }

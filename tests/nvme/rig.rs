@@ -29,8 +29,8 @@ pub fn context() -> Context {
 /// Short time-outs: what has to time out in a test does so soon.
 pub fn impatient() -> ControllerOptions {
     ControllerOptions {
-        timeout: Duration::from_millis(60),
-        admin_timeout: Duration::from_millis(300),
+        timeout: Duration::from_millis(150),
+        admin_timeout: Duration::from_secs(2),
         timeout_action: TimeoutAction::Abort,
         admin_poll_period: Duration::from_millis(1),
         ..ControllerOptions::default()
