@@ -53,6 +53,29 @@ pub(super) struct Bar {
     pub(super) length: u64,
 }
 
+/// What is known of a region.
+enum Known {
+    At(u64),
+    /// It is being plugged in.
+    Coming,
+    /// Nothing; this is the number of its module.
+    Reserved(usize),
+}
+
+impl Places {
+    fn find_or_reserve(&mut self, region: &Arc<Region>) -> Known {
+        let is_it = |module: &&Module| std::ptr::eq(module.region.as_ptr(), Arc::as_ptr(region));
+        match self.modules.iter().find(is_it) {
+            Some(Module { address: Some(address), .. }) => Known::At(*address),
+            Some(_) => Known::Coming,
+            None => {
+                self.modules.push(Module { region: Arc::downgrade(region), address: None });
+                Known::Reserved(self.modules.len() - 1)
+            }
+        }
+    }
+}
+
 struct Module {
     region: Weak<Region>,
     /// `None` while it is being plugged in.
@@ -162,35 +185,33 @@ impl Machine {
     /// Where the machine's devices find a region.
     pub(super) async fn module(&self, cx: &Context, region: &Arc<Region>) -> Result<u64> {
         let number = loop {
-            let mut places = self.places();
-            let known = places
-                .modules
-                .iter()
-                .find(|module| std::ptr::eq(module.region.as_ptr(), Arc::as_ptr(region)));
-            match known {
-                Some(Module { address: Some(address), .. }) => return Ok(*address),
+            match self.places().find_or_reserve(region) {
+                Known::At(address) => return Ok(address),
+                Known::Reserved(number) => break number,
                 // Another controller's task is at it.
-                Some(_) => {}
-                None => {
-                    places.modules.push(Module { region: Arc::downgrade(region), address: None });
-                    break places.modules.len() - 1;
-                }
+                Known::Coming => {}
             }
-            drop(places);
             cx.yield_now().await;
         };
-        let plugged = monitor::plug(cx, &self.monitor, region, number).await;
-        let mut places = self.places();
-        match plugged {
-            Ok(address) => {
-                places.modules[number].address = Some(address);
-                Ok(address)
-            }
-            Err(error) => {
-                // The number is used up; the region may be tried again.
-                places.modules[number].region = Weak::new();
-                Err(error)
-            }
+        let reserved = Reserved { machine: self, number };
+        let address = monitor::plug(cx, &self.monitor, region, number).await?;
+        self.places().modules[number].address = Some(address);
+        drop(reserved);
+        Ok(address)
+    }
+}
+
+/// The number of a module that is being plugged in. Given up, it is used up, and the region may be tried again.
+struct Reserved<'a> {
+    machine: &'a Machine,
+    number: usize,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let module = &mut self.machine.places().modules[self.number];
+        if module.address.is_none() {
+            module.region = Weak::new();
         }
     }
 }
