@@ -14,6 +14,7 @@ mod pair;
 mod payload;
 pub mod pci;
 mod place;
+pub mod qtest;
 mod queue;
 mod regions;
 mod ring;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weft::base::{Result, Status};
-use weft::memory::{Buffer, HugePages, PoolOptions, Registry, Segment};
+use weft::memory::{Buffer, HugePages, PoolOptions, Registry, Segment, Sharing};
 use weft::nvme::model::{Model, ModelOptions};
 use weft::nvme::spec::{DsmRange, IoOpcode, SubmissionEntry};
 use weft::nvme::{
@@ -18,15 +18,19 @@ use weft::reactor::Context;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn context() -> Context {
-    let pool = PoolOptions { huge_pages: HugePages::Never, ..PoolOptions::default() };
+    let pool = PoolOptions {
+        huge_pages: HugePages::Never,
+        sharing: Sharing::Always,
+        ..PoolOptions::default()
+    };
     Context::detached(Registry::new(), pool)
 }
 
 /// Short time-outs: what has to time out in a test does so soon.
 pub fn impatient() -> ControllerOptions {
     ControllerOptions {
-        timeout: Duration::from_millis(60),
-        admin_timeout: Duration::from_millis(300),
+        timeout: Duration::from_millis(150),
+        admin_timeout: Duration::from_secs(2),
         timeout_action: TimeoutAction::Abort,
         admin_poll_period: Duration::from_millis(1),
         ..ControllerOptions::default()

@@ -150,7 +150,8 @@ impl Controller {
             return Err(Status::INVALID_FIELD);
         }
         // All doorbells have to fit in the page.
-        if (u64::from(self.options.io_queues) + 1) * 8 << self.options.doorbell_stride_log2 > page {
+        let bytes = (u64::from(self.options.io_queues) + 1) * 8;
+        if bytes << self.options.doorbell_stride_log2 > page {
             return Err(Status::INTERNAL_ERROR);
         }
         let doorbells = self.dma.window(addresses.0, page as usize)?;

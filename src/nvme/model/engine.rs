@@ -139,7 +139,7 @@ impl Controller {
                 _ => return self.fail(),
             }
         }
-        let offset = usize::from(id) * 2 * 4 << self.options.doorbell_stride_log2;
+        let offset = (usize::from(id) * 2 * 4) << self.options.doorbell_stride_log2;
         let mut tail = shadow.doorbells.load_word(offset);
         if tail == queue.head {
             // Nothing more: from now on the register is to be written. A tail that moved before the host could
@@ -473,7 +473,7 @@ impl Controller {
                 && self.dma.is_current(&shadow.doorbells)
             {
                 // The head is in memory; the register is to be written when it moves from here.
-                let offset = (usize::from(id) * 2 + 1) * 4 << self.options.doorbell_stride_log2;
+                let offset = ((usize::from(id) * 2 + 1) * 4) << self.options.doorbell_stride_log2;
                 shadow.event_indexes.store_word(offset, queue.head);
                 std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
                 let head = shadow.doorbells.load_word(offset);

@@ -175,7 +175,11 @@ impl QueuePair {
             _ => ((partner, other), (index, status)),
         };
         // When the comparison fails, the write is aborted for that: the comparison's status says why.
-        let status = first.1.or(second.1);
+        // Should the write be what failed, the comparison may be the one that was aborted for it.
+        let status = match first.1 {
+            Status::ABORTED_FAILED_FUSED => second.1.or(first.1),
+            status => status.or(second.1),
+        };
         self.end(first.0, status, 0);
         Some(self.end(second.0, status, 0))
     }
