@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::capabilities::{self, Capabilities};
-use super::connection::{Connection, Reply};
+use super::connection::Connection;
+use super::dialogue::Reply;
 use super::mapped_memory::address_of;
 use super::region_info::{
     Area, REGION_BAR0, REGION_CONFIG, RegionInfo, RegionReply, parse_region_info,

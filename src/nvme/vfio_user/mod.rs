@@ -2,10 +2,10 @@
 //!
 //! [`connect`] gives a [`Transport`]. Registers are read and written by messages, doorbells in memory that the
 //! server shares where it does (else by messages that nobody answers), and the server reaches our memory through
-//! the files behind it. The files here, bottom up: `wire` the messages, `region_info` one of them,
-//! `capabilities` what is negotiated, `inbox`
-//! and `outbox` the two directions of the stream, `mapped_memory` what the server may reach, `connection` the
-//! requests, `socket` the way to the server, `window` the mapped registers, `device` the transport.
+//! the files behind it. The files here, bottom up: `wire` the messages, `region_info` one of them, `capabilities` what
+//! is negotiated, `inbox` and `outbox` the two directions of the stream, `mapped_memory` what the server may reach,
+//! `dialogue` what is said, `connection` who asks, `socket` the way to the server, `window` the mapped registers,
+//! `device` the transport.
 //!
 //! The server is not trusted to speak the protocol: whatever it sends is checked, every reply has a time limit, and
 //! a connection on which anything else arrives is given up, with the reason, and reported as
@@ -15,6 +15,7 @@
 pub mod capabilities;
 mod connection;
 mod device;
+mod dialogue;
 pub mod inbox;
 mod mapped_memory;
 mod outbox;
