@@ -221,7 +221,7 @@ fn main() {
     match arguments[..] {
         ["list"] => {
             for level in ["queue", "bdev"] {
-                println!("{level} read\n{level} write");
+                println!("nvme-{level} read\nnvme-{level} write");
             }
         }
         ["count", level, opcode, count] => {

@@ -7,19 +7,24 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft::base::{BlockCount, BlockSize, ByteCount, Geometry, Lba, Result, Uuid};
 use weft::bdev::leaf::malloc::Malloc;
 use weft::bdev::leaf::null::Null;
+use weft::bdev::leaf::nvme::Controllers;
 use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
 use weft::bdev::vbdev::split::{self, SplitSpec};
 use weft::bdev::vbdev::{delay, error, linear, passthru, stripe};
 use weft::bdev::{
-    Bdev, Channel, Completions, Device, HistogramOptions, Info, IoLimits, Opcode, OpcodeSet,
-    QosLimits, Queue, Request,
+    Bdev, Channel, Completions, ConfigEntry, Device, HistogramOptions, Info, IoLimits, Opcode,
+    OpcodeSet, QosLimits, Queue, Request,
 };
-use weft::memory::{HugePages, PoolOptions, RegionId, Registry, Segment};
-use weft::reactor::Context;
+use weft::memory::{HugePages, PoolOptions, Region, RegionView, Registry, Segment};
+use weft::nvme::ControllerOptions;
+use weft::nvme::model::{Model, ModelOptions, NamespaceOptions};
+use weft::nvme::vfio::VfioOptions;
+use weft::reactor::{Activity, Context};
 
 struct Counting;
 
@@ -109,7 +114,7 @@ fn context() -> Context {
 struct Load {
     cx: Context,
     channel: Channel,
-    memory: Vec<u8>,
+    memory: RegionView,
     completions: Completions,
 }
 
@@ -122,16 +127,23 @@ impl Load {
         let cx = cx.clone();
         let channel = device.open_channel(&cx, DEPTH as u32).expect("channel");
         let completions = Completions::with_capacity(DEPTH);
-        Load { cx, channel, memory: vec![0; DEPTH << 16], completions }
+        let region = Region::allocate(DEPTH << 16, HugePages::Never).expect("memory");
+        let memory = cx.pool().registry().add(Arc::new(region)).expect("room for a region");
+        Load { cx, channel, memory, completions }
+    }
+
+    fn clear(&mut self) {
+        let region = &self.memory.region;
+        // SAFETY: the region is this load's own, and no request is outstanding.
+        unsafe { region.start().as_ptr().write_bytes(0, region.len()) };
     }
 
     /// Runs `rounds` batches of `opcode` requests of `blocks` blocks, whose payload starts `skew` bytes beside
     /// its place.
     fn run(&mut self, opcode: Opcode, blocks: u32, skew: usize, rounds: usize) {
-        let start = self.memory.as_mut_ptr();
-        let start = start.wrapping_add(start.align_offset(4096));
+        let start = self.memory.region.start().as_ptr();
         let length = blocks as usize * 512 * opcode.payload_factor() as usize;
-        assert!((DEPTH - 1) * ((1 << 16) - 256) + 4096 + length <= self.memory.len());
+        assert!((DEPTH - 1) * ((1 << 16) - 256) + 4096 + length <= self.memory.region.len());
         let mut requests = [Request::bare(Opcode::Flush, Lba(0), 0, 0); DEPTH];
         for round in 0..rounds {
             for (slot, request) in requests.iter_mut().enumerate() {
@@ -139,7 +151,7 @@ impl Load {
                 let at = start.wrapping_add(slot * (1 << 15) + skew);
                 // SAFETY: `memory` outlives the request; that two comparisons share it does no harm.
                 let segment = unsafe {
-                    Segment::new(NonNull::new_unchecked(at), length as u32, RegionId::NONE)
+                    Segment::new(NonNull::new_unchecked(at), length as u32, self.memory.id)
                 };
                 *request = if length > 0 {
                     Request::new(opcode, lba, blocks, segment, slot as u64)
@@ -186,7 +198,7 @@ fn plain_requests() {
     let mut load = Load::new(malloc());
     for opcode in [Opcode::Read, Opcode::Write, Opcode::Unmap, Opcode::Flush, Opcode::Compare] {
         // Comparisons succeed on zeros only.
-        load.memory.fill(0);
+        load.clear();
         load.run(Opcode::WriteZeroes, 32, 0, 1000);
         assert_eq!(load.allocations(opcode, 8, 0), 0, "{opcode:?} on malloc");
     }
@@ -276,5 +288,56 @@ fn virtual_bdevs() {
         for blocks in [8, 40] {
             assert_eq!(load.allocations(opcode, blocks, 0), 0, "{opcode:?} of {blocks} blocks");
         }
+    }
+}
+
+/// The NVMe driver against the model, whose own allocations are not counted.
+#[test]
+fn nvme() {
+    let cx = context();
+    let registry = weft::bdev::Registry::new(&cx);
+    let namespace = NamespaceOptions { blocks: BLOCKS, ..NamespaceOptions::default() };
+    for sgl in [false, true] {
+        let options = ModelOptions {
+            namespaces: vec![namespace.clone()],
+            address: format!("model with SGLs: {sgl}"),
+            sgl,
+            ..ModelOptions::default()
+        };
+        let model = Model::new(options);
+        let stepped = Arc::clone(&model);
+        let poller = move |_: &Context| {
+            let before = CALLS.get();
+            stepped.step();
+            CALLS.set(before);
+            Activity::Waiting
+        };
+        let poller = cx.add_poller("model", None, Box::new(poller));
+        let controllers = Controllers::new(&registry, None, VfioOptions::default());
+        let config = ConfigEntry { method: "", params: serde_json::json!({}) };
+        // The controller's own work now and then is control work.
+        let options = ControllerOptions {
+            admin_poll_period: Duration::from_secs(3600),
+            ..ControllerOptions::default()
+        };
+        let attach = controllers.attach_transport("Nvme0", model.transport(), options, config);
+        let names = cx.block_on(attach).expect("attach");
+        let device = registry.get(&names[0]).expect("bdev");
+        let mut load = Load::on(&cx, &device);
+        for opcode in Opcode::ALL.into_iter().filter(|opcode| OpcodeSet::BLOCK.contains(*opcode)) {
+            // All zeros: comparisons succeed. 40 blocks need a list or an SGL.
+            for blocks in [8, 40] {
+                load.clear();
+                load.run(Opcode::WriteZeroes, 64, 0, 200);
+                let skew = if sgl { 4 } else { 0 };
+                let counted = load.allocations(opcode, blocks, skew);
+                assert_eq!(counted, 0, "{opcode:?} of {blocks} blocks, SGLs: {sgl}");
+            }
+        }
+        drop(load);
+        drop(device);
+        cx.block_on(controllers.detach("Nvme0")).expect("detach");
+        cx.remove_poller(poller);
+        assert_eq!(model.faults(), []);
     }
 }
