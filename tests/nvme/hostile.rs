@@ -371,6 +371,10 @@ proptest! {
         };
         let own = ControllerOptions { timeout: Duration::from_millis(30), ..impatient() };
         let mut rig = Rig::with(options, own);
+        // A second completion that comes when its identifier is in use again is that of the later command, for all that
+        // anybody can tell: no driver gets the contents right then.
+        let lies = (sgl || entries_log2 == 1)
+            && faults.iter().any(|(_, _, action)| matches!(action, Action::Twice));
         for (after, times, action) in faults {
             let pick = Pick { queue: Some(1), skip: after, count: Some(times), ..Pick::default() };
             rig.model.inject(pick, action);
@@ -389,7 +393,7 @@ proptest! {
                 let mut data = vec![1; 4096];
                 let status = rig.io.run(block_command(IoOpcode::READ, 1, lba, 1), &mut data);
                 prop_assert!(status.is_success(), "{status}");
-                match seed {
+                match seed.filter(|_| !lies) {
                     Some(0) => prop_assert!(data.iter().all(|&byte| byte == 0)),
                     Some(seed) => prop_assert!(data == pattern(seed, 4096), "block {lba}"),
                     None => {}
