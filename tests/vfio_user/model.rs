@@ -240,7 +240,7 @@ impl Served {
             assert!(thread.join().is_ok() || crashed);
         }
         // A server that crashes takes the memory from under the commands that it has.
-        assert!(crashed || self.model.faults() == []);
+        assert!(crashed || self.model.faults().is_empty());
     }
 }
 

@@ -162,8 +162,9 @@ mod tests {
     fn registers_of_a_device_that_is_gone_read_as_ones() {
         let page = page_size();
         let file = file(3 * page);
-        let window = Window::map(file.as_fd(), 0, 3 * page, &[0..3 * page]).unwrap();
-        let other = Window::map(file.as_fd(), 0, page, &[0..page]).unwrap();
+        let window =
+            Window::map(file.as_fd(), 0, 3 * page, std::slice::from_ref(&(0..3 * page))).unwrap();
+        let other = Window::map(file.as_fd(), 0, page, std::slice::from_ref(&(0..page))).unwrap();
         window.store(2 * page, 5).unwrap();
         // As the kernel does: the pages go, the mapping stays.
         ftruncate(&file, page).unwrap();
@@ -177,7 +178,7 @@ mod tests {
         assert!(!other.is_gone());
         // The place in the handler's table serves the next window.
         drop(window);
-        let next = Window::map(file.as_fd(), 0, page, &[0..page]).unwrap();
+        let next = Window::map(file.as_fd(), 0, page, std::slice::from_ref(&(0..page))).unwrap();
         assert!(!next.is_gone());
     }
 

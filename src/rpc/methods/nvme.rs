@@ -44,7 +44,7 @@ param_enum! {
         /// It would be used when the first fails.
         Failover = "failover",
         /// Both would be used.
-        Multipath = "multipath",
+        Both = "multipath",
     }
 }
 
