@@ -266,5 +266,9 @@ pub async fn remove_devices(services: &Services) {
     }
     // Nothing is attached by itself any more.
     services.hotplug.set(None);
-    services.nvme.detach_all().await;
+    let late = async {
+        services.cx.sleep(DEVICE_PATIENCE).await;
+        tracing::warn!("NVMe controllers are left as they are: their bdevs are still in use");
+    };
+    services.nvme.detach_all().or(late).await;
 }

@@ -118,7 +118,6 @@ impl Controller {
             orders: RefCell::default(),
             events: RefCell::new(Some(receiver)),
             reactors,
-            injected: RefCell::default(),
             transport,
         });
         match controller.start().await {

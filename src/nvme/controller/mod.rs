@@ -117,7 +117,6 @@ pub struct Controller {
     orders: RefCell<Vec<Order>>,
     events: RefCell<Option<UnboundedReceiver<Event>>>,
     reactors: Option<Reactors>,
-    injected: RefCell<Vec<(bool, Injection)>>,
 }
 
 impl Controller {
@@ -370,7 +369,6 @@ impl Controller {
         } else {
             self.link.for_each(&self.cx, move |pair| pair.inject(injection)).await;
         }
-        self.injected.borrow_mut().push((admin, injection));
     }
 
     /// What the I/O queue pairs have done, by queue identifier.
