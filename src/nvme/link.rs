@@ -50,7 +50,7 @@ pub(super) struct Link {
 
 struct Pairs {
     state: State,
-    places: Vec<Place>,
+    seats: Vec<Seat>,
 }
 
 /// What a pair is told that was not there when all were told.
@@ -59,6 +59,12 @@ enum State {
     Live,
     Frozen,
     Dead(Status),
+}
+
+/// Where the pair of a queue identifier is.
+struct Seat {
+    id: u16,
+    place: Place,
 }
 
 enum Place {
@@ -79,7 +85,7 @@ impl Link {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             address: address.to_owned(),
             reactors,
-            pairs: Mutex::new(Pairs { state: State::Live, places: Vec::new() }),
+            pairs: Mutex::new(Pairs { state: State::Live, seats: Vec::new() }),
             events,
         })
     }
@@ -97,45 +103,67 @@ impl Link {
 
     /// Adds a pair that the controller made.
     pub(super) fn add(&self, pair: QueuePair) {
-        self.pairs().places.push(Place::Free(Box::new(pair)));
+        let id = pair.id();
+        self.pairs().seats.push(Seat { id, place: Place::Free(Box::new(pair)) });
     }
 
     /// How many pairs there are.
     pub(super) fn pair_count(&self) -> usize {
-        self.pairs().places.len()
+        self.pairs().seats.len()
     }
 
-    /// Calls `each` for every pair, on the reactor that has it. A pair that changes hands meanwhile may be left
-    /// out.
+    /// Calls `each` once for every pair, on the reactor that has it. One that changes hands meanwhile is looked for
+    /// again.
     pub(super) async fn for_each<T: Send + 'static>(
         &self,
         cx: &Context,
         each: impl Fn(&mut QueuePair) -> T + Clone + Send + 'static,
     ) -> Vec<T> {
         let mut results = Vec::new();
-        let mut reactors = Vec::new();
-        for place in &mut self.pairs().places {
-            match place {
-                Place::Free(pair) => results.push(each(pair)),
-                Place::On(reactor) => reactors.push(*reactor),
-            }
-        }
-        let id = self.id;
-        let mut calls = Vec::new();
-        for reactor in reactors {
-            match &self.reactors {
-                Some(reactors) if reactor != cx.index() => {
-                    let each = each.clone();
-                    calls.push(reactors.call(reactor, move |_| for_local(id, each)));
+        let mut visited: Vec<u16> = Vec::new();
+        loop {
+            let mut elsewhere: Vec<(usize, u16)> = Vec::new();
+            for seat in &mut self.pairs().seats {
+                match &mut seat.place {
+                    _ if visited.contains(&seat.id) => {}
+                    Place::Free(pair) => {
+                        results.push(each(pair));
+                        visited.push(seat.id);
+                    }
+                    Place::On(reactor) => elsewhere.push((*reactor, seat.id)),
                 }
-                _ => results.extend(for_local(id, each.clone())),
+            }
+            if elsewhere.is_empty() {
+                return results;
+            }
+            let mut calls = Vec::new();
+            for (reactor, queue) in elsewhere {
+                let (id, each) = (self.id, each.clone());
+                match &self.reactors {
+                    Some(reactors) if reactor != cx.index() => {
+                        let call = reactors.call(reactor, move |_| for_local(id, queue, each));
+                        calls.push((queue, call));
+                    }
+                    _ => {
+                        // Nothing changes hands on this thread meanwhile: it is here, or out of reach.
+                        results.extend(for_local(id, queue, each));
+                        visited.push(queue);
+                    }
+                }
+            }
+            for (queue, call) in calls {
+                match call.await {
+                    Ok(Some(result)) => {
+                        results.push(result);
+                        visited.push(queue);
+                    }
+                    // It was given back before the call ran.
+                    Ok(None) => {}
+                    // A reactor that has stopped polls no pair any more.
+                    Err(_) => visited.push(queue),
+                }
             }
         }
-        for call in calls {
-            // A reactor that has stopped polls no pair any more.
-            results.extend(call.await.unwrap_or_default());
-        }
-        results
     }
 
     /// Freezes every pair: when this completes, no reactor touches the device.
@@ -161,19 +189,25 @@ impl Link {
     }
 }
 
-fn for_local<T>(id: u64, each: impl Fn(&mut QueuePair) -> T) -> Vec<T> {
-    let found: Vec<Rc<RefCell<QueuePair>>> = PAIRS.with_borrow(|pairs| {
-        let of_controller = pairs.iter().filter(|(other, _)| *other == id);
-        of_controller.filter_map(|(_, pair)| pair.upgrade()).collect()
-    });
-    found.iter().map(|pair| each(&mut pair.borrow_mut())).collect()
+/// Calls `each` for the pair of queue `queue`, if this thread's reactor has it.
+fn for_local<T>(id: u64, queue: u16, each: impl Fn(&mut QueuePair) -> T) -> Option<T> {
+    let pair = local(id)?;
+    let mut pair = pair.borrow_mut();
+    (pair.id() == queue).then(|| each(&mut pair))
+}
+
+/// The pair of a controller that this thread's reactor has.
+fn local(id: u64) -> Option<Rc<RefCell<QueuePair>>> {
+    PAIRS.with_borrow(|pairs| {
+        let mut of_controller = pairs.iter().filter(|(other, _)| *other == id);
+        of_controller.find_map(|(_, pair)| pair.upgrade())
+    })
 }
 
 /// The use of a controller's queue pair by one owner, on one reactor.
 pub(super) struct PairHandle {
     pair: ManuallyDrop<Rc<RefCell<QueuePair>>>,
     owner: OwnerId,
-    reactor: usize,
     link: Arc<Link>,
 }
 
@@ -183,16 +217,12 @@ impl PairHandle {
     /// # Errors
     /// `NoSpace` when all of the controller's queues are on other reactors.
     pub(super) fn open(link: &Arc<Link>, cx: &Context) -> Result<PairHandle> {
-        let shared = PAIRS.with_borrow(|pairs| {
-            pairs.iter().find(|(id, _)| *id == link.id).and_then(|(_, pair)| pair.upgrade())
-        });
-        let pair = match shared {
+        let pair = match local(link.id) {
             Some(pair) => pair,
             None => link.take_free(cx)?,
         };
         let owner = pair.borrow_mut().add_owner();
-        let pair = ManuallyDrop::new(pair);
-        Ok(PairHandle { pair, owner, reactor: cx.index(), link: Arc::clone(link) })
+        Ok(PairHandle { pair: ManuallyDrop::new(pair), owner, link: Arc::clone(link) })
     }
 
     /// The pair.
@@ -211,18 +241,18 @@ impl PairHandle {
 impl Link {
     fn take_free(&self, cx: &Context) -> Result<Rc<RefCell<QueuePair>>> {
         let mut pairs = self.pairs();
-        let free = pairs.places.iter_mut().find(|place| matches!(place, Place::Free(_)));
-        let Some(place) = free else {
+        let free = pairs.seats.iter_mut().find(|seat| matches!(seat.place, Place::Free(_)));
+        let Some(seat) = free else {
             return Err(Error::new(
                 ErrorKind::NoSpace,
                 format!(
                     "{}: all {} I/O queues of the controller are in use by other reactors",
                     self.address,
-                    pairs.places.len()
+                    pairs.seats.len()
                 ),
             ));
         };
-        let Place::Free(pair) = std::mem::replace(place, Place::On(cx.index())) else {
+        let Place::Free(pair) = std::mem::replace(&mut seat.place, Place::On(cx.index())) else {
             unreachable!("matched above");
         };
         let pair = Rc::new(RefCell::new(*pair));
@@ -233,18 +263,16 @@ impl Link {
         Ok(pair)
     }
 
-    fn give_back(&self, mut pair: QueuePair, reactor: usize) {
+    fn give_back(&self, mut pair: QueuePair) {
         let mut pairs = self.pairs();
         match pairs.state {
             State::Live => {}
             State::Frozen => pair.freeze(),
             State::Dead(status) => pair.die(status),
         }
-        let mut places = pairs.places.iter_mut();
-        if let Some(place) =
-            places.find(|place| matches!(place, Place::On(index) if *index == reactor))
-        {
-            *place = Place::Free(Box::new(pair));
+        let id = pair.id();
+        if let Some(seat) = pairs.seats.iter_mut().find(|seat| seat.id == id) {
+            seat.place = Place::Free(Box::new(pair));
         }
     }
 }
@@ -275,9 +303,8 @@ impl Drop for PairHandle {
         self.pair.borrow_mut().remove_owner(self.owner);
         // SAFETY: taken once, here; nothing uses the field after.
         let pair = unsafe { ManuallyDrop::take(&mut self.pair) };
-        let reactor = self.reactor;
         if let Some(pair) = Rc::into_inner(pair) {
-            self.link.give_back(pair.into_inner(), reactor);
+            self.link.give_back(pair.into_inner());
         }
     }
 }
