@@ -169,7 +169,10 @@ pub(super) fn nvme<'a>(builder: &'a Builder, node: &'a Node, _: &'a [Arc<Device>
                 let name = builder.name(node);
                 let config =
                     ConfigEntry { method: "bdev_nvme_attach_controller", params: json!({}) };
-                let options = builder.nvme.options();
+                let mut options = builder.nvme.options();
+                if let Some(entries) = node.number("entries") {
+                    options.io_queue_size = u32::try_from(entries).unwrap_or(u32::MAX);
+                }
                 builder.nvme.attach(&name, &place, options, config).await?;
                 builder.controllers.borrow_mut().insert(place.to_string(), name.clone());
                 name

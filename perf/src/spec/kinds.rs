@@ -133,6 +133,7 @@ pub static KINDS: &[Kind] = &[
             option("pcie", Text, "ADDRESS"),
             option("vfiouser", Text, "PATH"),
             option("ns", Number, "1"),
+            option("entries", Number, "1024"),
         ],
         build: build::nvme,
     },

@@ -53,7 +53,7 @@ pub fn write(path: &Path, bytes: &[u8], timeout: Duration) -> io::Result<()> {
 /// a file system, a volume manager or the like has it.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn try_open(path: &Path, exclusive: bool, timeout: Duration) -> io::Result<()> {
     read(path, exclusive, &[], timeout).map(drop)
 }
@@ -61,7 +61,7 @@ pub fn try_open(path: &Path, exclusive: bool, timeout: Duration) -> io::Result<(
 /// Reads ranges (offset and length) of the file at `path`. What lies beyond its end is missing from the result.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn read(
     path: &Path,
     exclusive: bool,
