@@ -13,9 +13,13 @@ pub mod reactor;
 
 pub mod nvme;
 
+pub mod virtio;
+
 pub mod bdev;
 
 pub mod load;
+
+pub mod vhost;
 
 pub mod rpc;
 

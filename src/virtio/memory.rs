@@ -1,0 +1,127 @@
+//! The memory of a guest as this process sees it: which of its addresses lie where.
+//!
+//! A [`GuestMemory`] is immutable. When a guest's memory changes, queues get a new one; the old one lives, and with it
+//! what is mapped, until nobody has a request in it.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::base::{Error, Result};
+use crate::memory::{RegionId, RegionView, Segment};
+
+/// A run of guest memory.
+#[derive(Debug)]
+pub struct GuestRegion {
+    /// Its address in the guest.
+    pub guest_address: u64,
+    /// Its address in the process of the front end, which gives ring addresses in these.
+    pub user_address: u64,
+    /// Where it is here, as long as it is in the guest.
+    pub view: RegionView,
+}
+
+impl GuestRegion {
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> u64 {
+        self.view.region.len() as u64
+    }
+
+    /// Whether it holds nothing.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline]
+    fn at(&self, offset: u64) -> NonNull<u8> {
+        debug_assert!(offset <= self.len());
+        // SAFETY: callers have checked that `offset` lies within the region.
+        unsafe { self.view.region.start().add(offset as usize) }
+    }
+}
+
+/// All of a guest's memory, in the order of guest addresses, without overlap.
+#[derive(Debug, Default)]
+pub struct GuestMemory {
+    regions: Vec<Arc<GuestRegion>>,
+}
+
+impl GuestMemory {
+    /// The memory that consists of `regions`.
+    ///
+    /// # Errors
+    /// `Invalid` when two overlap, or one ends beyond the address space.
+    pub fn new(mut regions: Vec<Arc<GuestRegion>>) -> Result<GuestMemory> {
+        regions.sort_by_key(|region| region.guest_address);
+        let mut end = 0;
+        for region in &regions {
+            let start = region.guest_address;
+            if start < end {
+                return Err(Error::invalid(format!("guest memory at {start:#x} is there twice")));
+            }
+            end = start.checked_add(region.len()).ok_or_else(|| {
+                Error::invalid(format!("guest memory at {start:#x} ends beyond the address space"))
+            })?;
+            if region.user_address.checked_add(region.len()).is_none() {
+                return Err(Error::invalid(format!(
+                    "the front end's memory at {:#x} ends beyond the address space",
+                    region.user_address
+                )));
+            }
+        }
+        Ok(GuestMemory { regions })
+    }
+
+    /// The regions.
+    pub fn regions(&self) -> &[Arc<GuestRegion>] {
+        &self.regions
+    }
+
+    #[inline]
+    fn region_of(&self, address: u64) -> Option<(&GuestRegion, u64)> {
+        // A guest has few regions, and nearly all of its memory in one or two.
+        self.regions.iter().find_map(|region| {
+            let offset = address.wrapping_sub(region.guest_address);
+            (offset < region.len()).then_some((&**region, offset))
+        })
+    }
+
+    /// Where `length` bytes at guest address `address` are, if they lie in one region.
+    #[inline]
+    pub fn translate(&self, address: u64, length: u64) -> Option<NonNull<u8>> {
+        let (region, offset) = self.region_of(address)?;
+        (length <= region.len() - offset).then(|| region.at(offset))
+    }
+
+    /// The first part of `length` bytes at guest address `address` that lies in one region, which is
+    /// nearly always all of them; `None` when the address is not the guest's.
+    ///
+    /// The segment's invariant holds while this memory lives.
+    #[inline]
+    pub fn segment(&self, address: u64, length: u32) -> Option<Segment> {
+        let (region, offset) = self.region_of(address)?;
+        let length = u64::from(length).min(region.len() - offset) as u32;
+        let id: RegionId = region.view.id;
+        // SAFETY: within the region, which this memory keeps mapped; who makes a request of the
+        // segment keeps this memory until it has completed.
+        Some(unsafe { Segment::new(region.at(offset), length, id) })
+    }
+
+    /// Where `length` bytes at the front end's own address `address` are, if they lie in one region.
+    pub fn translate_user(&self, address: u64, length: u64) -> Option<NonNull<u8>> {
+        self.regions.iter().find_map(|region| {
+            let offset = address.wrapping_sub(region.user_address);
+            (offset < region.len() && length <= region.len() - offset).then(|| region.at(offset))
+        })
+    }
+
+    /// The guest address of memory that a [`Segment`] of ours points at.
+    pub fn guest_address(&self, address: *const u8) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            let start = region.view.region.start().as_ptr() as usize;
+            let offset = (address as usize).wrapping_sub(start) as u64;
+            (offset < region.len()).then(|| region.guest_address + offset)
+        })
+    }
+}

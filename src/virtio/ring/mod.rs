@@ -1,0 +1,3 @@
+//! Virtqueues, split and packed, polled in place.
+
+pub mod device;
