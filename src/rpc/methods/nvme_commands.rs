@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::bdev::check_unsupported;
+use super::nvme::Named;
 use crate::base::{Error, Result, Status};
 use crate::nvme::spec::{CompletionEntry, SubmissionEntry};
 use crate::nvme::{Injection, PairStats};
@@ -32,14 +33,6 @@ methods! {
     Runtime fn bdev_nvme_add_error_injection(AddInjection) -> "`true`.";
     /// Ends that.
     Runtime fn bdev_nvme_remove_error_injection(RemoveInjection) -> "`true`.";
-}
-
-params! {
-    /// Of methods that only name a controller.
-    struct Named {
-        /// The controller's name.
-        name: String,
-    }
 }
 
 async fn bdev_nvme_get_controller_health_info(services: Rc<Services>, params: Named) -> Outcome {
