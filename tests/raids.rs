@@ -3,16 +3,12 @@
 #[path = "support/bench.rs"]
 mod bench;
 
-use std::rc::Rc;
-
 use bench::{Bench, spec};
 use serde_json::json;
 use weft::base::{ErrorKind, Uuid};
-use weft::bdev::vbdev::linear::LinearKind;
 use weft::bdev::vbdev::raid::{RaidLevel, RaidState};
 use weft::bdev::vbdev::split::SplitSpec;
-use weft::bdev::vbdev::stripe::StripeKind;
-use weft::bdev::vbdev::{Raids, VirtualSpec, WaitingList};
+use weft::bdev::vbdev::{Raids, VirtualSpec, WaitingList, linear, stripe};
 use weft::bdev::{Claim, Opcode};
 
 /// Lets everything that was spawned come to rest.
@@ -65,8 +61,8 @@ fn devices_wait_for_their_base() {
 
 fn raids(bench: &Bench) -> Raids {
     let raids = Raids::new(&bench.registry);
-    raids.add_kind(Rc::new(StripeKind));
-    raids.add_kind(Rc::new(LinearKind));
+    raids.add_kind(stripe::kind());
+    raids.add_kind(linear::kind());
     raids
 }
 

@@ -128,17 +128,9 @@ impl AdminQueue {
         inner.completion_bell.reset();
         for slot in &mut inner.slots {
             match slot {
-                Slot::Sent { awaited: true, list, .. } => {
-                    if *list != NO_LIST {
-                        inner.lists.give_back(*list);
-                    }
-                    *slot = Slot::Lost;
-                }
-                Slot::Sent { list, .. } => {
-                    if *list != NO_LIST {
-                        inner.lists.give_back(*list);
-                    }
-                    *slot = Slot::Free;
+                Slot::Sent { awaited, list, .. } => {
+                    inner.lists.give_back(*list);
+                    *slot = if *awaited { Slot::Lost } else { Slot::Free };
                 }
                 Slot::Event => *slot = Slot::Free,
                 Slot::Free | Slot::Done(_) | Slot::Lost => {}
@@ -319,9 +311,7 @@ impl Inner {
         if !self.injections.is_empty()
             && let Some(injected) = self.injections.take(command.opcode)
         {
-            if list != NO_LIST {
-                self.lists.give_back(list);
-            }
+            self.lists.give_back(list);
             let entry = CompletionEntry {
                 status: CompletionEntry::status_field(injected.status, true),
                 ..CompletionEntry::default()
@@ -349,9 +339,7 @@ impl Inner {
             };
             match std::mem::replace(slot, Slot::Free) {
                 Slot::Sent { data, list, awaited } => {
-                    if list != NO_LIST {
-                        self.lists.give_back(list);
-                    }
+                    self.lists.give_back(list);
                     if awaited {
                         *slot = Slot::Done(Answer { entry, data });
                     }

@@ -26,8 +26,7 @@ pub mod vfio;
 pub mod vfio_user;
 
 pub use controller::{
-    ADMIN_TRANSFER_MAX, Controller, ControllerOptions, Namespace, Notice, ResetPolicy, State,
-    TimeoutAction, Watcher,
+    Controller, ControllerOptions, Namespace, Notice, ResetPolicy, State, TimeoutAction, Watcher,
 };
 pub use place::Place;
 pub use queue::{Batch, Done, Push, Queue, QueueOpener};

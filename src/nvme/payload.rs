@@ -168,8 +168,12 @@ impl Lists {
         self.free.pop()
     }
 
+    /// Makes a list free again; for [`NO_LIST`] there is nothing to do.
+    #[inline]
     pub(super) fn give_back(&mut self, index: ListIndex) {
-        self.free.push(index);
+        if index != NO_LIST {
+            self.free.push(index);
+        }
     }
 
     /// Where list `index` is for the device.
@@ -383,9 +387,7 @@ fn point_sgl(
         Ok(())
     });
     if let Err(refusal) = built {
-        if list != NO_LIST {
-            lists.give_back(list);
-        }
+        lists.give_back(list);
         return Err(refusal);
     }
     let descriptor = match list {

@@ -6,8 +6,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::raid::{Raid, RaidFuture, RaidKind, RaidLevel, RaidSpec};
-use super::spread::{self, Layout, Place};
+use super::raid::{Raid, RaidKind, RaidLevel, RaidSpec};
+use super::spread::{self, Layout, Place, SpreadKind};
 use crate::base::{Error, Result, limits};
 use crate::bdev::{Device, Registry};
 
@@ -90,21 +90,8 @@ pub fn create(registry: &Registry, spec: RaidSpec) -> Result<Arc<Device>> {
 }
 
 /// The level concat for the table of raids.
-pub struct LinearKind;
-
-impl RaidKind for LinearKind {
-    fn level(&self) -> RaidLevel {
-        RaidLevel::Concat
-    }
-
-    fn check(&self, spec: &RaidSpec) -> Result<()> {
-        check(spec)
-    }
-
-    fn create(&self, registry: Registry, spec: RaidSpec) -> RaidFuture<'static, Rc<dyn Raid>> {
-        let result = build(&registry, spec).map(|(_, raid)| raid);
-        Box::pin(std::future::ready(result))
-    }
+pub fn kind() -> Rc<dyn RaidKind> {
+    Rc::new(SpreadKind { level: RaidLevel::Concat, check, build })
 }
 
 #[cfg(test)]

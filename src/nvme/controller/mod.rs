@@ -52,8 +52,8 @@ use crate::reactor::{Context, Reactors, Tsc};
 
 /// Bytes of the data that an Identify command returns.
 const PAGE: u32 = 4096;
-/// Most data of one admin command, in bytes: the largest buffer of the pool.
-pub const ADMIN_TRANSFER_MAX: u32 = 2 << 20;
+/// Most data of one command that is sent from here, in bytes: the largest buffer of the pool.
+const TRANSFER_MAX: usize = 2 << 20;
 
 /// What a controller is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,11 +226,8 @@ impl Controller {
                 None => error,
             },
         )?;
-        let data = match (&answer.data, out) {
-            (Some(buffer), None) => buffer.bytes()[..length as usize].to_vec(),
-            _ => Vec::new(),
-        };
-        Ok((answer.entry, data))
+        let data = answer.data.as_ref().map(|buffer| (buffer, length));
+        Ok((answer.entry, returned(out, data)))
     }
 
     /// Executes an I/O command as it is, on this reactor's queue pair; `out` and `length` as for
@@ -251,16 +248,6 @@ impl Controller {
         let segment = data.as_ref().map(|(buffer, length)| unsafe { buffer.segment(*length) });
         let mut queue = self.opener().open(&self.cx)?;
         let deadline = Tsc::read().after(Tsc::ticks(patience));
-        let late = || {
-            Error::new(
-                ErrorKind::TimedOut,
-                format!(
-                    "{}: I/O command {:#04x} has no answer after {patience:?}",
-                    self.transport.address(),
-                    command.opcode
-                ),
-            )
-        };
         loop {
             let push =
                 queue.batch(self.cx.now().0).push_passthrough([0; 3], command, segment.into_iter());
@@ -269,46 +256,54 @@ impl Controller {
                 Push::Refused(status) => {
                     return Ok((Done { tag: [0; 3], status, result: 0 }, Vec::new()));
                 }
-                Push::Full if Tsc::read() > deadline => return Err(late()),
+                Push::Full if Tsc::read() > deadline => {
+                    return Err(Error::new(
+                        ErrorKind::TimedOut,
+                        format!(
+                            "{}: I/O command {:#04x} found no room in the queue within {patience:?}",
+                            self.transport.address(),
+                            command.opcode
+                        ),
+                    ));
+                }
                 Push::Full => self.cx.sleep(Duration::from_micros(100)).await,
             }
         }
-        let mut ended = None;
-        while ended.is_none() {
+        let done = loop {
+            let mut ended = None;
             queue.poll(self.cx.now().0, 1, |done| ended = Some(done));
-            if ended.is_none() && Tsc::read() > deadline {
+            if let Some(done) = ended {
+                break done;
+            }
+            if Tsc::read() > deadline {
                 // The queue must not be dropped with the command outstanding: a reset ends it.
                 warn!(controller = self.transport.address(), "a passthrough command took too long");
                 self.request_reset().await?;
             }
             self.cx.yield_now().await;
-        }
-        let done = ended.ok_or_else(late)?;
-        let data = match (&data, out) {
-            (Some((buffer, length)), None) => buffer.bytes()[..*length as usize].to_vec(),
-            _ => Vec::new(),
         };
-        Ok((done, data))
+        let data = data.as_ref().map(|(buffer, length)| (buffer, *length));
+        Ok((done, returned(out, data)))
     }
 
     /// A buffer with the data for the device, or zeros for data from it.
     fn buffer(&self, out: Option<&[u8]>, length: u32) -> Result<Option<(Buffer, u32)>> {
-        let length = out.map_or(length, |out| out.len() as u32);
-        if length > ADMIN_TRANSFER_MAX || !length.is_multiple_of(4) {
+        let length = out.map_or(length as usize, <[u8]>::len);
+        if length > TRANSFER_MAX || !length.is_multiple_of(4) {
             return Err(Error::invalid(format!(
-                "{length} bytes of data for a command (multiples of 4 up to 2 MiB are possible)"
+                "{length} bytes of data for a command (multiples of 4 up to {TRANSFER_MAX} are possible)"
             )));
         }
         if length == 0 {
             return Ok(None);
         }
-        let mut buffer = self.cx.pool().take(length as usize)?;
-        let bytes = &mut buffer.bytes_mut()[..length as usize];
+        let mut buffer = self.cx.pool().take(length)?;
+        let bytes = &mut buffer.bytes_mut()[..length];
         match out {
             Some(out) => bytes.copy_from_slice(out),
             None => bytes.fill(0),
         }
-        Ok(Some((buffer, length)))
+        Ok(Some((buffer, length as u32)))
     }
 
     /// The error of a command that the device refused.
@@ -394,5 +389,13 @@ impl Controller {
     /// Whether the controller may still come back.
     fn is_over(&self) -> bool {
         matches!(self.state.get(), State::Removed | State::Detached)
+    }
+}
+
+/// What a command returned: with data for the device (`out`) nothing, otherwise what is in the buffer now.
+fn returned(out: Option<&[u8]>, data: Option<(&Buffer, u32)>) -> Vec<u8> {
+    match (out, data) {
+        (None, Some((buffer, length))) => buffer.bytes()[..length as usize].to_vec(),
+        _ => Vec::new(),
     }
 }

@@ -262,9 +262,7 @@ impl QueuePair {
                     lists[index] = pointed.list;
                 }
                 Err(refusal) => {
-                    if lists[0] != NO_LIST {
-                        self.parts.lists.give_back(lists[0]);
-                    }
+                    self.parts.lists.give_back(lists[0]);
                     return self.refuse(refusal);
                 }
             }

@@ -51,9 +51,7 @@ impl QueuePair {
             }
             self.stats.completions += 1;
             let (of, done) = if plain {
-                if list != NO_LIST {
-                    self.parts.lists.give_back(list);
-                }
+                self.parts.lists.give_back(list);
                 let done = Done { tag, status: Status::SUCCESS, result: entry.dw0 };
                 (self.slots.release(index), done)
             } else {
@@ -213,9 +211,7 @@ impl QueuePair {
             Some(slot) => (slot.tag, slot.list),
             None => ([0; 3], NO_LIST),
         };
-        if list != NO_LIST {
-            self.parts.lists.give_back(list);
-        }
+        self.parts.lists.give_back(list);
         if !status.is_success() {
             self.stats.errors += 1;
         }

@@ -269,7 +269,7 @@ async fn bdev_nvme_reset_controller(services: Rc<Services>, params: Reset) -> Ou
 
 params! {
     /// Of methods that only name a controller.
-    struct Named {
+    pub(super) struct Named {
         /// The controller's name.
         name: String,
     }

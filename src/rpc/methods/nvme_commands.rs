@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::bdev::check_unsupported;
+use super::nvme::Named;
 use crate::base::{Error, Result, Status};
 use crate::nvme::spec::{CompletionEntry, SubmissionEntry};
-use crate::nvme::{ADMIN_TRANSFER_MAX, Injection, PairStats};
+use crate::nvme::{Injection, PairStats};
 use crate::reactor::Tsc;
 use crate::rpc::method::{Outcome, methods};
 use crate::rpc::params::{NoParams, param_enum, params};
@@ -32,14 +33,6 @@ methods! {
     Runtime fn bdev_nvme_add_error_injection(AddInjection) -> "`true`.";
     /// Ends that.
     Runtime fn bdev_nvme_remove_error_injection(RemoveInjection) -> "`true`.";
-}
-
-params! {
-    /// Of methods that only name a controller.
-    struct Named {
-        /// The controller's name.
-        name: String,
-    }
 }
 
 async fn bdev_nvme_get_controller_health_info(services: Rc<Services>, params: Named) -> Outcome {
@@ -151,13 +144,6 @@ async fn bdev_nvme_send_cmd(services: Rc<Services>, params: SendCommand) -> Outc
         Direction::ToHost => params.data_len,
         Direction::ToController => 0,
     };
-    let size = out.as_ref().map_or(length as usize, Vec::len);
-    if size > ADMIN_TRANSFER_MAX as usize || !size.is_multiple_of(4) {
-        let text = format!(
-            "{size} bytes of data (multiples of 4 up to {ADMIN_TRANSFER_MAX} are possible)"
-        );
-        return Err(Error::invalid(text).into());
-    }
     let patience = match params.timeout_ms {
         0 => controller.options().admin_timeout,
         timeout => Duration::from_millis(u64::from(timeout)),

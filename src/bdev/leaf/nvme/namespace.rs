@@ -9,7 +9,7 @@ use crate::base::{Result, limits};
 use crate::bdev::device::{Bdev, Info, IoLimits};
 use crate::bdev::queue::Queue;
 use crate::bdev::request::{Opcode, OpcodeSet};
-use crate::nvme::spec::{IdentifyController, SglSupport};
+use crate::nvme::spec::IdentifyController;
 use crate::nvme::{Controller, Namespace, QueueOpener};
 use crate::reactor::Context;
 
@@ -25,7 +25,6 @@ pub struct NvmeBdev {
     target: Target,
     opener: QueueOpener,
     description: Value,
-    namespace: Arc<Namespace>,
     controller: String,
 }
 
@@ -42,7 +41,7 @@ impl NvmeBdev {
         let block_size = namespace.geometry.block_size.bytes();
         info.uuid = namespace.uuid;
         info.native = native;
-        info.limits = io_limits(controller, &identify, namespace);
+        info.limits = io_limits(controller, namespace);
         info.volatile_write_cache = controller.write_cache();
         info.physical_block_size = namespace
             .preferred_write
@@ -56,7 +55,6 @@ impl NvmeBdev {
             target: Target { nsid: namespace.nsid, block_shift, unmap },
             opener: controller.opener(),
             description: describe(controller, &identify, namespace),
-            namespace: Arc::clone(namespace),
             controller: controller.transport().address().to_owned(),
         })
     }
@@ -64,11 +62,6 @@ impl NvmeBdev {
     /// Address of the controller.
     pub fn controller(&self) -> &str {
         &self.controller
-    }
-
-    /// The namespace, as it was when the bdev was made.
-    pub fn namespace(&self) -> &Arc<Namespace> {
-        &self.namespace
     }
 }
 
@@ -103,13 +96,9 @@ fn native(
     (native, unmap)
 }
 
-fn io_limits(
-    controller: &Controller,
-    identify: &IdentifyController,
-    namespace: &Namespace,
-) -> IoLimits {
+fn io_limits(controller: &Controller, namespace: &Namespace) -> IoLimits {
     let block_size = namespace.geometry.block_size;
-    let sgl = controller.takes_sgl() && identify.sgl_support() != SglSupport::None;
+    let sgl = controller.takes_sgl();
     let transfer_max = u64::from(controller.transfer_max());
     IoLimits {
         transfer_max: transfer_max.min(u64::from(BLOCKS_MAX) << block_size.shift()) as u32,

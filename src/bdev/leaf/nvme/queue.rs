@@ -74,25 +74,21 @@ impl Queue for NamespaceQueue {
         for (index, request) in requests.iter().enumerate() {
             let tag = request.ticket.into_words();
             let fua = if request.ticket.flags.has(RequestFlags::FUA) { FUA } else { 0 };
-            let (opcode, flags) = match request.opcode() {
-                Opcode::Read => (IoOpcode::READ, 0),
-                Opcode::Write => (IoOpcode::WRITE, fua),
-                Opcode::Compare => (IoOpcode::COMPARE, 0),
-                _ => match push_other(&mut batch, target, request, fua) {
-                    Push::Taken => continue,
-                    Push::Full => return index,
-                    Push::Refused(_) if self.refused.len() == self.refused.capacity() => {
-                        return index;
-                    }
-                    Push::Refused(status) => {
-                        self.refused.push(request.complete(status));
-                        continue;
-                    }
-                },
+            let transfer = match request.opcode() {
+                Opcode::Read => Some((IoOpcode::READ, 0)),
+                Opcode::Write => Some((IoOpcode::WRITE, fua)),
+                Opcode::Compare => Some((IoOpcode::COMPARE, 0)),
+                _ => None,
             };
-            let command = target.ranged(opcode, request, flags);
-            let (count, first) = (request.segment_count(), request.first_segment());
-            match batch.push(tag, command, count, first, request.segments()) {
+            let push = match transfer {
+                Some((opcode, flags)) => {
+                    let command = target.ranged(opcode, request, flags);
+                    let (count, first) = (request.segment_count(), request.first_segment());
+                    batch.push(tag, command, count, first, request.segments())
+                }
+                None => push_other(&mut batch, target, request, fua),
+            };
+            match push {
                 Push::Taken => {}
                 Push::Full => return index,
                 Push::Refused(_) if self.refused.len() == self.refused.capacity() => return index,

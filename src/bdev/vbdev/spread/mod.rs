@@ -16,7 +16,9 @@ use serde_json::Value;
 pub(super) use self::layout::{Layout, Place};
 use self::queue::SpreadQueue;
 use super::bases::{self, OnResize};
-use super::raid::{Raid, RaidBase, RaidSpec, RaidState, RaidSummary};
+use super::raid::{
+    Raid, RaidBase, RaidFuture, RaidKind, RaidLevel, RaidSpec, RaidState, RaidSummary,
+};
 use crate::base::{BlockCount, Error, ErrorKind, Result};
 use crate::bdev::{Bdev, ConfigEntry, Descriptor, Device, Info, Opcode, Queue, Registry};
 use crate::reactor::Context;
@@ -92,6 +94,28 @@ pub(super) fn create<L: Layout>(
     let bdev = Arc::new(Spread { info, spec, bases, layout, used });
     let device = registry.register(Arc::clone(&bdev) as Arc<dyn Bdev>, descriptors)?;
     Ok((device, Rc::new(bdev)))
+}
+
+/// A level of raid whose devices are spread: there is nothing to wait for when one is built.
+pub(super) struct SpreadKind {
+    pub(super) level: RaidLevel,
+    pub(super) check: fn(&RaidSpec) -> Result<()>,
+    pub(super) build: fn(&Registry, RaidSpec) -> Result<(Arc<Device>, Rc<dyn Raid>)>,
+}
+
+impl RaidKind for SpreadKind {
+    fn level(&self) -> RaidLevel {
+        self.level
+    }
+
+    fn check(&self, spec: &RaidSpec) -> Result<()> {
+        (self.check)(spec)
+    }
+
+    fn create(&self, registry: Registry, spec: RaidSpec) -> RaidFuture<'static, Rc<dyn Raid>> {
+        let result = (self.build)(&registry, spec).map(|(_, raid)| raid);
+        Box::pin(std::future::ready(result))
+    }
 }
 
 fn device_of(descriptor: &Descriptor) -> Arc<Device> {
