@@ -29,6 +29,9 @@ pub const CHILDREN_MAX: usize = 64;
 
 /// Most entries in the regions table of the memory registry.
 pub const REGIONS_MAX: usize = 4096;
+/// Most mappings at once that others can take away: regions of guest memory, what else a front end shares, and windows
+/// of device registers.
+pub const WATCHED_MAPPINGS_MAX: usize = 8192;
 
 /// Longest name of a bdev, in bytes.
 pub const NAME_LENGTH_MAX: usize = 255;
@@ -54,6 +57,7 @@ const _: () = {
     assert!(SEGMENTS_MAX <= u16::MAX as usize);
     assert!(QUEUE_DEPTH_DEFAULT <= QUEUE_DEPTH_MAX);
     assert!(MIRROR_LEGS_MIN >= 2 && MIRROR_LEGS_MAX <= CHILDREN_MAX);
+    assert!(WATCHED_MAPPINGS_MAX > REGIONS_MAX);
     // A child index is a byte in several slabs.
     assert!(CHILDREN_MAX <= 256);
 };

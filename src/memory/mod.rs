@@ -18,6 +18,8 @@ mod region;
 mod registry;
 mod reserve;
 mod segment;
+mod shared;
+mod sigbus;
 mod source;
 
 pub use page::{Backing, DeviceAddresses, HUGE_PAGE_SIZE, HugePages, PageKind};
@@ -26,4 +28,5 @@ pub use region::Region;
 pub use registry::{RegionId, RegionView, Registry, Subscription};
 pub use reserve::{NodeReserve, reserve, reserves};
 pub use segment::{Segment, SegmentList};
+pub use sigbus::{Substitute, Watch};
 pub use source::{RegionOptions, Sharing, Source};

@@ -26,7 +26,7 @@ pub enum PageKind {
     Huge,
     /// Ordinary pages; the kernel may back them by transparent huge pages.
     Ordinary,
-    /// Mapped by somebody else.
+    /// Somebody else's: mapped here by another part of the program, or from a file that another process gave.
     Foreign,
 }
 

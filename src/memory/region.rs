@@ -1,6 +1,6 @@
 //! Regions: runs of memory that devices may address.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use tracing::debug;
 use super::dpdk;
 use super::numa;
 use super::page::{Backing, DeviceAddresses, HUGE_PAGE_SIZE, HugePages, PageKind};
+use super::shared::SharedMapping;
 use super::source::{RegionOptions, Sharing, Source};
 use crate::base::{Error, Result};
 
@@ -36,6 +37,8 @@ enum Owner {
     Foreign,
     /// Ours. What was mapped, for the unmap: alignment costs slack on both sides.
     Mapped(NonNull<u8>, usize),
+    /// Another process's, which gave the file.
+    Shared(SharedMapping),
     /// DPDK's; goes back when dropped.
     #[cfg(feature = "dpdk")]
     Dpdk(#[expect(dead_code, reason = "held for its drop")] dpdk::Block),
@@ -225,6 +228,35 @@ impl Region {
             backing: None,
             addresses: None,
             owner: Owner::Foreign,
+        }
+    }
+
+    /// A region over `length` bytes from `offset` on of a file that another process gave: a guest's memory, say. The
+    /// file is kept as the region's [backing](Region::backing).
+    ///
+    /// The other process can take the memory away at any time, by cutting the file short. Then the region
+    /// reads as zeros, what is written to it is seen by nobody, and [`Region::is_lost`] tells.
+    ///
+    /// # Errors
+    /// `Invalid` when there is no such range in the file, or it is no file that has memory; what the system says of the
+    /// mapping.
+    pub fn map(file: OwnedFd, offset: u64, length: usize) -> Result<Region> {
+        let mapping = SharedMapping::new(file.as_fd(), offset, length)?;
+        Ok(Region {
+            start: mapping.start(),
+            length,
+            kind: PageKind::Foreign,
+            backing: Some(Backing::new(Arc::new(file), offset)),
+            addresses: None,
+            owner: Owner::Shared(mapping),
+        })
+    }
+
+    /// Whether an access found that the process which gave the memory has taken it away.
+    pub fn is_lost(&self) -> bool {
+        match &self.owner {
+            Owner::Shared(mapping) => mapping.is_lost(),
+            _ => false,
         }
     }
 

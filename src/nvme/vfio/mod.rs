@@ -8,7 +8,7 @@
 //! off unless [`VfioOptions::no_iommu`] asks for it, and then only huge pages can be used ([`pagemap`]).
 //!
 //! A function whose removal is announced or that is pulled out reads as all ones from then on, and
-//! [`Transport::is_gone`] tells ([`function`], [`sigbus`]). The kernel completes the removal when the transport and all
+//! [`Transport::is_gone`] tells ([`function`], [`Watch`](crate::memory::Watch)). The kernel completes the removal when the transport and all
 //! its doorbells are dropped.
 
 mod capability;
@@ -18,7 +18,6 @@ mod ioctl;
 mod iova;
 mod offload;
 mod pagemap;
-mod sigbus;
 mod sysfs;
 mod window;
 

@@ -11,8 +11,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use tracing::debug;
 
 use super::pagemap::page_size;
-use super::sigbus::Watch;
 use crate::base::{Error, Result};
+use crate::memory::{Substitute, Watch};
 
 /// A run of device registers.
 #[derive(Debug)]
@@ -53,7 +53,8 @@ impl Window {
         .map_err(|errno| Error::os(doing(), errno))?;
         let start = NonNull::new(start.cast::<u8>()).expect("mmap never returns null");
         // SAFETY: the range was mapped above for this purpose, and nothing else will be there.
-        let watch = match unsafe { Watch::over(start.as_ptr() as usize, size) } {
+        let watch = unsafe { Watch::over(start.as_ptr() as usize, size, Substitute::OnesPage) };
+        let watch = match watch {
             Ok(watch) => watch,
             Err(error) => {
                 unmap(start, size);
@@ -109,7 +110,7 @@ impl Window {
 
     /// Whether an access found the device gone.
     pub(super) fn is_gone(&self) -> bool {
-        self.watch.as_ref().is_some_and(Watch::is_gone)
+        self.watch.as_ref().is_some_and(Watch::has_faulted)
     }
 }
 

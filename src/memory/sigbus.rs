@@ -1,14 +1,18 @@
-//! What happens at an access to the registers of a device that is gone.
+//! What happens at an access to mapped memory that is no longer there.
 //!
-//! Once a device's memory space is off (a reset that this process did not ask for, a function that fell to D3), the
-//! kernel takes the mapping of its registers away and answers the next access with SIGBUS: `vfio_pci_mmap_fault`
-//! and its successors. A device that was pulled out first has its release requested by an event, but the
-//! request and a doorbell on another reactor race. So the signal is caught: the handler puts a page of ones where
-//! the access was, which is what a device that is gone reads as, notes it for the window's owner, and the access
-//! goes on. The doorbell, in the hot path, needs no check for that.
+//! Two kinds of mappings can lose what is behind them while this process uses them. The registers of a device: once its
+//! memory space is off (a reset that this process did not ask for, a function that fell to D3), the kernel takes the
+//! mapping away (`vfio_pci_mmap_fault` and its successors); a device that was pulled out first has its release
+//! requested by an event, but the request and a doorbell on another reactor race. And files that another process
+//! shares, such as a guest's memory: that one can cut them short whenever it likes. The next access raises SIGBUS,
+//! which would end the process. So the signal is caught: the handler puts [other memory](Substitute) where the access
+//! was, notes that for the mapping's owner, and the access goes on. The hot path needs no check for that.
 //!
-//! The handler is installed for the process when the first window is watched. A SIGBUS at any other address goes to
-//! whoever had the signal before.
+//! The handler is installed for the process when the first mapping is watched. A SIGBUS at any other address goes to
+//! whoever had the signal before, and so does one that tells of broken memory (BUS_MCEERR_AR): there the data are
+//! gone which nobody took away, and to go on with others would put them on a disk.
+//!
+//! The table of mappings is written under a lock, and read by the handler without one.
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
@@ -18,23 +22,43 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::param::page_size;
 
-use super::pagemap::page_size;
+use crate::base::limits::WATCHED_MAPPINGS_MAX;
 use crate::base::{Error, ErrorKind, Result};
 
-/// Most windows at once: far more drives than fit in a machine.
-const WINDOWS_MAX: usize = 256;
+/// `si_code` of a SIGBUS for memory that is not there (asm-generic/siginfo.h).
+const BUS_ADRERR: c_int = 2;
 
-/// A window that the handler knows of. Free while `end` is zero.
+/// What takes the place of memory that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Substitute {
+    /// Ones, for the page of the access: what a device that is gone reads as.
+    OnesPage,
+    /// Zeros, for all of the mapping: nothing more is to be had from whoever takes memory away, a mapping cut into
+    /// pages would soon be one of too many, and huge pages cannot be replaced in part.
+    ZerosAll,
+}
+
+/// A mapping that the handler knows of. Free while `end` is zero.
 struct Slot {
     start: AtomicUsize,
     end: AtomicUsize,
-    gone: AtomicBool,
+    zeros: AtomicBool,
+    faulted: AtomicBool,
 }
 
-static SLOTS: [Slot; WINDOWS_MAX] = [const {
-    Slot { start: AtomicUsize::new(0), end: AtomicUsize::new(0), gone: AtomicBool::new(false) }
-}; WINDOWS_MAX];
+static SLOTS: [Slot; WATCHED_MAPPINGS_MAX] = [const {
+    Slot {
+        start: AtomicUsize::new(0),
+        end: AtomicUsize::new(0),
+        zeros: AtomicBool::new(false),
+        faulted: AtomicBool::new(false),
+    }
+}; WATCHED_MAPPINGS_MAX];
+
+/// No slot from here on was ever used.
+static SLOTS_USED: AtomicUsize = AtomicUsize::new(0);
 
 /// The file with the page of ones; what the handler reads must be there before it is installed.
 static ONES: AtomicI32 = AtomicI32::new(-1);
@@ -50,19 +74,22 @@ unsafe impl Sync for Previous {}
 /// The file is kept for the life of the process: the handler may need it at any time.
 static INSTALLED: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
-/// A window under watch, until dropped.
+/// A mapping under watch, until dropped.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub struct Watch {
     slot: usize,
 }
 
 impl Watch {
     /// Watches `length` bytes from `start`.
     ///
+    /// # Errors
+    /// `NoSpace` when very many mappings are watched already; what the system says of the handler.
+    ///
     /// # Safety
-    /// Until the watch is dropped, the range is the caller's: nothing but registers is mapped there, and nobody minds
-    /// if a page of it becomes ordinary memory.
-    pub(super) unsafe fn over(start: usize, length: usize) -> Result<Watch> {
+    /// Until the watch is dropped, the range is a mapping of the caller's (with [`Substitute::ZerosAll`], all of one), and
+    /// nobody minds if it, or a page of it, becomes ordinary memory.
+    pub unsafe fn over(start: usize, length: usize, substitute: Substitute) -> Result<Watch> {
         let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
         if installed.is_none() {
             *installed = Some(install()?);
@@ -72,19 +99,24 @@ impl Watch {
         let index = free.ok_or_else(|| {
             Error::new(
                 ErrorKind::NoSpace,
-                format!("{WINDOWS_MAX} devices are open by VFIO already"),
+                format!(
+                    "{WATCHED_MAPPINGS_MAX} runs of guest memory and device registers are mapped already"
+                ),
             )
         })?;
         let slot = &SLOTS[index];
-        slot.gone.store(false, Ordering::Relaxed);
-        slot.start.store(start, Ordering::Relaxed);
+        slot.faulted.store(false, Ordering::Relaxed);
+        slot.zeros.store(substitute == Substitute::ZerosAll, Ordering::Relaxed);
+        // Whoever reads this start reads no end of a mapping before it.
+        slot.start.store(start, Ordering::Release);
         slot.end.store(start + length, Ordering::Release);
+        SLOTS_USED.fetch_max(index + 1, Ordering::Release);
         Ok(Watch { slot: index })
     }
 
-    /// Whether the device was found to be gone.
-    pub(super) fn is_gone(&self) -> bool {
-        SLOTS[self.slot].gone.load(Ordering::Acquire)
+    /// Whether an access found the memory gone.
+    pub fn has_faulted(&self) -> bool {
+        SLOTS[self.slot].faulted.load(Ordering::Acquire)
     }
 }
 
@@ -96,8 +128,8 @@ impl Drop for Watch {
 
 /// Makes the page of ones and installs the handler.
 fn install() -> Result<OwnedFd> {
-    let doing = || "cannot prepare for the removal of a device";
-    let page = page_size() as usize;
+    let doing = || "cannot prepare for memory that is taken away";
+    let page = page_size();
     let ones = memfd_create("weft-ones", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
         .map_err(|errno| Error::os(doing(), errno))?;
     let written = rustix::io::write(&ones, &vec![0xff; page]);
@@ -130,18 +162,24 @@ fn install() -> Result<OwnedFd> {
     Ok(ones)
 }
 
-/// The handler: loads, stores and one system call only, as it may interrupt anything.
+/// The handler: loads, stores and one system call or two, as it may interrupt anything.
 extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a valid structure to a handler with SA_SIGINFO.
-    let address = unsafe { (*info).si_addr() } as usize;
-    for slot in &SLOTS {
-        let end = slot.end.load(Ordering::Acquire);
-        let start = slot.start.load(Ordering::Acquire);
-        // Read again: the slot may be passing from one window to another, with an end of neither's start.
-        if (start..end).contains(&address) && slot.end.load(Ordering::Relaxed) == end {
-            slot.gone.store(true, Ordering::Release);
-            if replace_page(address) {
-                return;
+    let (address, code) = unsafe { ((*info).si_addr() as usize, (*info).si_code) };
+    if code == BUS_ADRERR {
+        for slot in &SLOTS[..SLOTS_USED.load(Ordering::Acquire)] {
+            let end = slot.end.load(Ordering::Acquire);
+            let start = slot.start.load(Ordering::Acquire);
+            // Read again: the slot may be passing from one mapping to another, with an end of neither's start.
+            if (start..end).contains(&address) && slot.end.load(Ordering::Relaxed) == end {
+                slot.faulted.store(true, Ordering::Release);
+                let replaced = match slot.zeros.load(Ordering::Relaxed) {
+                    true => replace_by_zeros(start, end - start),
+                    false => replace_by_ones(address),
+                };
+                if replaced {
+                    return;
+                }
             }
         }
     }
@@ -150,20 +188,25 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
 }
 
 /// Puts the page of ones where `address` is; private, so that a store there stays there.
-fn replace_page(address: usize) -> bool {
+fn replace_by_ones(address: usize) -> bool {
     let page = PAGE_SIZE.load(Ordering::Relaxed);
-    let start = address & !(page - 1);
-    // SAFETY: the page belongs to a watched window, whose owner allows this. `mmap` is a plain system call.
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
+    map_over(address & !(page - 1), page, flags, ONES.load(Ordering::Acquire))
+}
+
+/// Puts fresh memory where the mapping was. It takes none but what is then touched.
+fn replace_by_zeros(start: usize, length: usize) -> bool {
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    map_over(start, length, flags, -1)
+}
+
+fn map_over(start: usize, length: usize, flags: c_int, file: c_int) -> bool {
+    // SAFETY: all of the range belongs to a watched mapping, whose owner allows this. `mmap` is a plain system call, and
+    // `errno` is that of whatever was interrupted.
     unsafe {
         let errno = *libc::__errno_location();
-        let mapped = libc::mmap(
-            start as *mut c_void,
-            page,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_FIXED,
-            ONES.load(Ordering::Acquire),
-            0,
-        );
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let mapped = libc::mmap(start as *mut c_void, length, protection, flags, file, 0);
         *libc::__errno_location() = errno;
         mapped != libc::MAP_FAILED
     }
