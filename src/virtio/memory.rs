@@ -7,20 +7,56 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::base::{Error, Result};
-use crate::memory::{RegionId, RegionView, Segment};
+use crate::memory::{Region, RegionId, RegionView, Registry, Segment};
 
-/// A run of guest memory.
+/// A run of guest memory. Registered, so that devices can reach it, for as long as it lives.
 #[derive(Debug)]
 pub struct GuestRegion {
-    /// Its address in the guest.
-    pub guest_address: u64,
-    /// Its address in the process of the front end, which gives ring addresses in these.
-    pub user_address: u64,
+    guest_address: u64,
+    user_address: u64,
     /// Where it is here, as long as it is in the guest.
-    pub view: RegionView,
+    view: RegionView,
+    registry: Arc<Registry>,
+}
+
+impl Drop for GuestRegion {
+    fn drop(&mut self) {
+        self.registry.remove(self.view.id);
+    }
 }
 
 impl GuestRegion {
+    /// Memory of a guest that is mapped at `region`. `guest_address` is its address in the guest, `user_address` that in
+    /// the process of the front end, which gives ring addresses in these.
+    ///
+    /// # Errors
+    /// `NoSpace` when there are too many regions.
+    pub fn register(
+        registry: &Arc<Registry>,
+        region: Arc<Region>,
+        guest_address: u64,
+        user_address: u64,
+    ) -> Result<Arc<GuestRegion>> {
+        let view = registry.add(region)?;
+        let registry = Arc::clone(registry);
+        Ok(Arc::new(GuestRegion { guest_address, user_address, view, registry }))
+    }
+
+    /// Its address in the guest.
+    pub fn guest_address(&self) -> u64 {
+        self.guest_address
+    }
+
+    /// Its address in the process of the front end.
+    pub fn user_address(&self) -> u64 {
+        self.user_address
+    }
+
+    /// Where it is here.
+    pub fn view(&self) -> &RegionView {
+        &self.view
+    }
+
     /// Length in bytes.
     #[inline]
     pub fn len(&self) -> u64 {
@@ -108,11 +144,16 @@ impl GuestMemory {
         Some(unsafe { Segment::new(region.at(offset), length, id) })
     }
 
-    /// Where `length` bytes at the front end's own address `address` are, if they lie in one region.
-    pub fn translate_user(&self, address: u64, length: u64) -> Option<NonNull<u8>> {
+    /// Where `length` bytes at the front end's own address `address` are, if they lie in one region, and the region.
+    pub fn translate_user(
+        &self,
+        address: u64,
+        length: u64,
+    ) -> Option<(NonNull<u8>, &Arc<GuestRegion>)> {
         self.regions.iter().find_map(|region| {
             let offset = address.wrapping_sub(region.user_address);
-            (offset < region.len() && length <= region.len() - offset).then(|| region.at(offset))
+            let within = offset < region.len() && length <= region.len() - offset;
+            within.then(|| (region.at(offset), region))
         })
     }
 
