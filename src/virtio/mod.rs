@@ -7,6 +7,9 @@
 //! "VIRTIO" in comments is the Virtual I/O Device specification, version 1.3; "vhost-user" is QEMU's "Vhost-user
 //! Protocol", which does not number its sections.
 
+mod area;
+pub mod dirty_log;
+pub mod inflight;
 pub mod memory;
 pub mod ring;
 pub mod spec;

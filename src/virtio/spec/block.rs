@@ -92,7 +92,9 @@ impl RangeDescriptor {
 const _: () = assert!(size_of::<RangeDescriptor>() == 16);
 
 /// The configuration space (5.2.4), up to the fields of secure erase.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct Config {
     /// In sectors.

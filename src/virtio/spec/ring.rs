@@ -6,7 +6,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const QUEUE_SIZE_MAX: u16 = 32768;
 
 /// A descriptor of a split virtqueue, and of an indirect table of one (2.7.5).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C, align(16))]
 pub struct SplitDescriptor {
     /// Guest address of the buffer.
@@ -20,7 +22,9 @@ pub struct SplitDescriptor {
 }
 
 /// A descriptor of a packed virtqueue, and of an indirect table of one (2.8.13).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C, align(16))]
 pub struct PackedDescriptor {
     /// Guest address of the buffer.
@@ -34,7 +38,9 @@ pub struct PackedDescriptor {
 }
 
 /// An element of the used ring of a split virtqueue (2.7.8).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C, align(8))]
 pub struct UsedElement {
     /// Index of the chain's first descriptor.
