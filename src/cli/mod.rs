@@ -11,6 +11,7 @@ mod raid;
 mod reactor;
 mod rpc;
 mod session;
+mod vhost;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ enum Command {
     Raid(raid::RaidCommand),
     #[command(subcommand)]
     Nvme(nvme::NvmeCommand),
+    #[command(subcommand)]
+    Vhost(vhost::VhostCommand),
     #[command(subcommand)]
     Host(host::HostCommand),
     Dd(dd::DdCommand),
@@ -87,6 +90,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bdev(command) => command.run(&mut session),
         Command::Raid(command) => command.run(&mut session),
         Command::Nvme(command) => command.run(&mut session),
+        Command::Vhost(command) => command.run(&mut session),
         Command::Host(command) => command.run(&session),
         Command::Dd(command) => command.run(),
         Command::Iostat(command) => command.run(&mut session),

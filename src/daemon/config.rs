@@ -30,7 +30,12 @@ struct Call {
     params: Value,
 }
 
+/// Subsystems that serve devices to others. Each begins when all devices are there: one that is assembled from what
+/// is found on drives may appear only after the last call for devices.
+const FRONT_ENDS: &[&str] = &["vhost_blk"];
+
 struct Entry {
+    front_end: bool,
     /// Where it stands, for messages.
     place: String,
     method: &'static Method,
@@ -82,10 +87,18 @@ impl Config {
                         format!("the configuration {shown}, {place}: there is no such method"),
                     ));
                 };
-                entries.push(Entry { place, method, params });
+                let front_end = FRONT_ENDS.contains(&subsystem.as_str());
+                entries.push(Entry { front_end, place, method, params });
             }
         }
+        entries.sort_by_key(|entry| entry.front_end);
         Ok(Config { path: path.to_owned(), entries })
+    }
+
+    /// The same without what serves devices to others: for tools that use the devices themselves.
+    pub(super) fn without_front_ends(mut self) -> Config {
+        self.entries.retain(|entry| !entry.front_end);
+        self
     }
 
     /// Makes the calls that the present state admits, in their order; those that can be made before
@@ -96,6 +109,9 @@ impl Config {
     pub(super) async fn apply(&self, services: &Rc<Services>, running: bool) -> Result<()> {
         let at_start = |entry: &Entry| entry.method.states.admit(false);
         for entry in self.entries.iter().filter(|entry| at_start(entry) != running) {
+            if entry.front_end {
+                services.bdevs.wait_for_examine().await;
+            }
             rpc::call(services, entry.method.name, &entry.params).await.map_err(|error| {
                 Error::invalid(format!(
                     "the configuration {}, {}",
@@ -136,5 +152,22 @@ mod tests {
                 {"method": "bdev_null_create", "params": {"name": "a"}},
                 [{"method": "bdev_wait_for_examine"}]]}]}"#;
         assert_eq!(Config::parse(Path::new("x"), text.as_bytes()).unwrap().entries.len(), 2);
+    }
+
+    #[test]
+    fn front_ends_come_after_all_devices_and_tools_go_without() {
+        let text = r#"{"subsystems": [
+            {"subsystem": "vhost_blk", "config": [
+                {"method": "vhost_create_blk_controller", "params": {"ctrlr": "v", "dev_name": "a"}}]},
+            {"subsystem": "bdev", "config": [
+                {"method": "bdev_null_create", "params": {"name": "a"}},
+                {"method": "bdev_wait_for_examine"}]}]}"#;
+        let names = |config: &Config| -> Vec<&str> {
+            config.entries.iter().map(|entry| entry.method.name).collect()
+        };
+        let config = Config::parse(Path::new("x"), text.as_bytes()).unwrap();
+        let devices = ["bdev_null_create", "bdev_wait_for_examine"];
+        assert_eq!(names(&config), [devices[0], devices[1], "vhost_create_blk_controller"]);
+        assert_eq!(names(&config.without_front_ends()), devices);
     }
 }

@@ -3,11 +3,11 @@
 //! Start: lock and socket (so that a second daemon fails at once), reactors, signals, options from
 //! the configuration, devices from the configuration, RPC, readiness. Clients that connect early wait in
 //! the socket's backlog until the daemon is ready; with `--wait-for-rpc`, RPC comes first. Stop:
-//! no more requests, those under way finish, devices go from the top of the stack down, the socket
+//! no more requests, those under way finish, front ends go, then devices from the top of the stack down, the socket
 //! and the lock go, reactors stop.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,16 @@ use crate::memory::RegionOptions;
 use crate::nvme::vfio::VfioOptions;
 use crate::reactor::{self, Context, ReactorOptions, Reactors, ShutdownSignals};
 use crate::rpc::{BdevOptions, Framework, Listener, Server, Services, methods};
+use crate::vhost;
 
 /// How long the stop waits for requests that are under way.
 const REQUESTS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the stop waits for one device to let go of what it has outstanding.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
+/// Mode of a directory that only the daemon uses.
+const OWN_MODE: u32 = 0o700;
+/// Mode of the directory of sockets: other users' virtual machines reach them, each socket has its own mode.
+const SHARED_MODE: u32 = 0o755;
 /// A poller that runs longer than this is named in the log.
 const HOG_LIMIT: Duration = Duration::from_millis(10);
 
@@ -43,7 +48,11 @@ const HOG_LIMIT: Duration = Duration::from_millis(10);
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     if let Some(directory) = &options.state_dir {
-        make_private(directory)?;
+        make(directory, OWN_MODE)?;
+    }
+    let vhost_directory = options.vhost_directory()?;
+    if options.vhost_dir.is_some() {
+        make(&vhost_directory, SHARED_MODE)?;
     }
     let config = match options.config_file()? {
         Some(path) => Config::read(&path)?,
@@ -61,7 +70,7 @@ pub fn run(options: &Options) -> Result<()> {
     let options = options.clone();
     reactor::run(reactors, async move |cx: Context, reactors: Reactors| {
         let vfio = VfioOptions { no_iommu: options.unsafe_no_iommu };
-        let daemon = Daemon::new(cx, reactors, Hardware { memory, vfio });
+        let daemon = Daemon::new(cx, reactors, Hardware { memory, vfio }, vhost_directory);
         daemon.live(&options, &config, listener, start).await
     })?
 }
@@ -79,7 +88,7 @@ pub async fn local_services(
     initialized(cx, reactors, &Config::default(), hardware).await
 }
 
-/// As [`local_services`], with the devices of the configuration at `path`. They are in the registry of
+/// As [`local_services`], with the devices of the configuration at `path`, which are not served to anybody. They are in the registry of
 /// the services; [`remove_devices`] ends their use in order.
 ///
 /// # Errors
@@ -90,7 +99,7 @@ pub async fn load_devices(
     path: &Path,
     hardware: Hardware,
 ) -> Result<Rc<Services>> {
-    initialized(cx, reactors, &Config::read(path)?, hardware).await
+    initialized(cx, reactors, &Config::read(path)?.without_front_ends(), hardware).await
 }
 
 async fn initialized(
@@ -99,17 +108,18 @@ async fn initialized(
     config: &Config,
     hardware: Hardware,
 ) -> Result<Rc<Services>> {
-    let daemon = Daemon::new(cx.clone(), reactors.clone(), hardware);
+    // Nothing makes a socket there: there is no RPC, and the configuration comes without front ends.
+    let daemon = Daemon::new(cx.clone(), reactors.clone(), hardware, PathBuf::from("."));
     daemon.services.framework.begin().map_err(|error| Error::invalid(error.to_string()))?;
     daemon.initialize(config).await?;
     Ok(daemon.services)
 }
 
-fn make_private(directory: &Path) -> Result<()> {
+fn make(directory: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(mode)
         .create(directory)
         .map_err(|error| Error::os(format!("make the directory {}", directory.display()), error))
 }
@@ -136,7 +146,12 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(cx: Context, reactors: Reactors, hardware: Hardware) -> Daemon {
+    fn new(
+        cx: Context,
+        reactors: Reactors,
+        hardware: Hardware,
+        vhost_directory: PathBuf,
+    ) -> Daemon {
         let (framework, begin) = Framework::new();
         let bdevs = bdev::Registry::new(&cx);
         let raids = Raids::new(&bdevs);
@@ -149,6 +164,7 @@ impl Daemon {
             cx: cx.clone(),
             hotplug: Hotplug::new(&cx, &nvme),
             nvme,
+            vhost: vhost::Controllers::new(&bdevs, &reactors, vhost_directory),
             loads: Loads::new(&bdevs, &reactors),
             reactors,
             waiting: WaitingList::new(&bdevs),
@@ -244,9 +260,14 @@ impl Daemon {
     }
 }
 
-/// Removes all devices, those on top before those below, so that what they keep on disk says that they were
+/// Removes all devices, after whoever uses them, those on top before those below, so that what they keep on disk says that they were
 /// left in order. A device that does not let go of what it has outstanding is named in the log and left.
 pub async fn remove_devices(services: &Services) {
+    let late = async {
+        services.cx.sleep(DEVICE_PATIENCE).await;
+        tracing::warn!("vhost controllers are left as they are: their requests do not end");
+    };
+    services.vhost.stop().or(late).await;
     // What stands on others was made after them.
     for device in services.bdevs.list().into_iter().rev() {
         if services.bdevs.find(device.name()).is_none() {

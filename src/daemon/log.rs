@@ -19,7 +19,7 @@ use crate::base::{Error, ErrorKind, Result};
 use crate::rpc::{LogControl, LogLevel};
 
 /// The parts whose details can be logged one by one: the modules of the library.
-const PARTS: [&str; 6] = ["bdev", "daemon", "memory", "nvme", "reactor", "rpc"];
+const PARTS: [&str; 8] = ["bdev", "daemon", "memory", "nvme", "reactor", "rpc", "vhost", "virtio"];
 
 struct State {
     level: AtomicU8,

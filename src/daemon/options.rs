@@ -1,6 +1,6 @@
 //! The command line of `weftd`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 
@@ -32,6 +32,11 @@ pub struct Options {
     /// Directory for the daemon's own files; made if it is not there
     #[arg(long, value_name = "DIRECTORY")]
     pub state_dir: Option<PathBuf>,
+
+    /// Directory for the sockets of virtual machines' disks; made if it is not there [default: the directory of the RPC
+    /// socket]
+    #[arg(short = 'S', long, value_name = "DIRECTORY")]
+    pub vhost_dir: Option<PathBuf>,
 
     /// Least severe log records to write
     #[arg(short = 'L', long, value_name = "LEVEL", default_value = "notice", ignore_case = true)]
@@ -201,6 +206,23 @@ impl Options {
             (None, Some(directory)) => directory.join("weft.sock"),
             (None, None) => default_socket(),
         }
+    }
+
+    /// The directory for the sockets of virtual machines' disks, as an absolute path: front ends have other working
+    /// directories.
+    ///
+    /// # Errors
+    /// When the system does not tell the working directory.
+    pub fn vhost_directory(&self) -> Result<PathBuf> {
+        let directory = match &self.vhost_dir {
+            Some(directory) => directory.clone(),
+            None => match self.socket().parent() {
+                Some(parent) if parent != Path::new("") => parent.to_owned(),
+                _ => PathBuf::from("."),
+            },
+        };
+        std::path::absolute(&directory)
+            .map_err(|error| Error::os(format!("find {}", directory.display()), error))
     }
 
     /// The configuration to load, if there is any.

@@ -14,6 +14,7 @@ use crate::bdev::vbdev::{Raids, WaitingList};
 use crate::load::Loads;
 use crate::memory::RegionOptions;
 use crate::reactor::{Context, Reactors};
+use crate::vhost;
 
 /// Severity of a log record, by SPDK's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +99,8 @@ pub struct Services {
     pub nvme: Controllers,
     /// Drives that are attached by themselves.
     pub hotplug: Hotplug,
+    /// The vhost-user-blk controllers.
+    pub vhost: vhost::Controllers,
     /// Exercises on devices.
     pub loads: Loads,
     /// Where initialization is.

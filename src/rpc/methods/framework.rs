@@ -32,8 +32,10 @@ struct Subsystem {
 }
 
 /// Each after those that it depends on.
-const SUBSYSTEMS: &[Subsystem] =
-    &[Subsystem { name: "bdev", depends_on: &[], config: super::bdev::config }];
+const SUBSYSTEMS: &[Subsystem] = &[
+    Subsystem { name: "bdev", depends_on: &[], config: super::bdev::config },
+    Subsystem { name: "vhost_blk", depends_on: &["bdev"], config: super::vhost::config },
+];
 
 async fn framework_start_init(services: Rc<Services>, _params: NoParams) -> Outcome {
     services.framework.begin()?;

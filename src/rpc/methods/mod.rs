@@ -19,6 +19,7 @@ mod qos;
 mod raid;
 mod reactor;
 mod statistics;
+mod vhost;
 mod virtual_bdev;
 
 use super::method::Method;
@@ -42,6 +43,7 @@ const TABLE: &[&[Method]] = &[
     nvme_commands::METHODS,
     raid::METHODS,
     virtual_bdev::METHODS,
+    vhost::METHODS,
     load::METHODS,
 ];
 
