@@ -3,6 +3,8 @@
 #[path = "support/bench.rs"]
 mod bench;
 
+use std::sync::Arc;
+
 use bench::{Bench, Io, segment, spec};
 use serde_json::json;
 use weft::base::{BlockCount, BlockSize, Error, ErrorKind, Geometry, Lba, Result, Status, Uuid};
@@ -11,9 +13,9 @@ use weft::bdev::vbdev::error::{self, Fault, Injection, Target};
 use weft::bdev::vbdev::raid::RaidLevel;
 use weft::bdev::vbdev::split::{self, SplitSpec};
 use weft::bdev::vbdev::{delay, linear, passthru, stripe};
-use weft::bdev::{OpClass, Opcode, Queue, Request};
+use weft::bdev::{Bdev, Info, OpClass, Opcode, Queue, Request};
 use weft::memory::HugePages;
-use weft::reactor::Activity;
+use weft::reactor::{Activity, Context};
 
 /// The error of what must not succeed.
 fn refused<T>(result: Result<T>) -> Error {
@@ -88,6 +90,42 @@ fn facts_come_from_the_bases_and_must_agree() {
     assert_eq!(error.kind(), ErrorKind::NotPermitted);
     let l = linear::create(&bench.registry, spec("l", RaidLevel::Concat, 0, &["s"])).unwrap();
     assert_eq!(l.geometry().blocks, s.geometry().blocks);
+}
+
+/// A memory device that says that it keeps old data somewhere.
+struct Keeps {
+    info: Info,
+    memory: Arc<Malloc>,
+}
+
+impl Bdev for Keeps {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn open_queue(&self, cx: &Context, depth: u32) -> Result<Box<dyn Queue>> {
+        self.memory.open_queue(cx, depth)
+    }
+}
+
+#[test]
+fn a_device_erases_if_all_its_bases_do() {
+    let bench = Bench::new();
+    for name in ["a", "b", "c"] {
+        bench.malloc(name, 1000);
+    }
+    let geometry = Geometry::new(BlockSize::B512, BlockCount(1000)).unwrap();
+    let memory = Malloc::create("k", None, geometry, HugePages::Never).unwrap();
+    let info = Info { erases: false, ..memory.info().clone() };
+    bench.registry.register(Arc::new(Keeps { info, memory }), Vec::new()).unwrap();
+    let raid = |name, bases| {
+        linear::create(&bench.registry, spec(name, RaidLevel::Concat, 0, bases)).unwrap()
+    };
+    let over = |base| passthru::create(&bench.registry, &format!("{base}p"), base, None).unwrap();
+    assert!(raid("all", &["a", "b"]).info().erases);
+    assert!(over("all").info().erases);
+    assert!(!raid("some", &["k", "c"]).info().erases);
+    assert!(!over("some").info().erases);
 }
 
 #[test]

@@ -69,6 +69,8 @@ pub struct Info {
     pub limits: IoLimits,
     /// Whether a completed write may be lost with power before a flush.
     pub volatile_write_cache: bool,
+    /// Whether nothing is left of what blocks held, on any medium, once they were unmapped or written with zeros.
+    pub erases: bool,
     /// Physical block size in bytes, where it is known to be larger than the logical one: writes of
     /// less cost a read.
     pub physical_block_size: u32,
@@ -87,6 +89,7 @@ impl Info {
             native: OpcodeSet::BLOCK,
             limits: IoLimits::NONE,
             volatile_write_cache: false,
+            erases: false,
             physical_block_size: geometry.block_size.bytes(),
             numa_node: None,
         }

@@ -166,6 +166,13 @@ impl Context {
         self.0.now.get()
     }
 
+    /// What the reactor does when it has nothing to do: whether a poller that waits for memory to change must also arrange to
+    /// be woken. It may change between rounds.
+    #[inline]
+    pub fn idle_policy(&self) -> IdlePolicy {
+        self.0.remote.policy.get()
+    }
+
     /// The reactor's buffers.
     #[inline]
     pub fn pool(&self) -> &Pool {

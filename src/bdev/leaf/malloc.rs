@@ -37,6 +37,8 @@ impl Malloc {
         // Two queues may write the same block at once: compare-and-write needs a lock, which the
         // channel has.
         info.native = OpcodeSet::BLOCK.without(Opcode::CompareAndWrite);
+        // Zeros take the place of what was there.
+        info.erases = true;
         let memory: RegionOptions = memory.into();
         info.numa_node = memory.numa_node;
         let memory = Arc::new(Region::allocate(bytes, memory)?);

@@ -26,7 +26,8 @@ impl Null {
         if let Some(uuid) = uuid {
             info.uuid = uuid;
         }
-        // Nothing is stored, so there is nothing to compare with.
+        // Nothing is stored, so there is nothing to compare with, and nothing to erase.
+        info.erases = true;
         info.native = OpcodeSet::BLOCK.without(Opcode::Compare).without(Opcode::CompareAndWrite);
         let blocks = AtomicU64::new(geometry.blocks.0);
         Arc::new(Null { info, blocks })

@@ -124,6 +124,7 @@ pub(super) fn derive_info_of(
     // namespaces of one device and are nobody's to redirect; a device that hands them through unchanged
     // adds them itself.
     info.native = OpcodeSet::BLOCK;
+    info.erases = bases.iter().all(|base| base.device().info().erases);
     for base in bases {
         let base = base.device().info();
         info.volatile_write_cache |= base.volatile_write_cache;

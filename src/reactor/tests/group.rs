@@ -138,6 +138,8 @@ fn the_idle_policy_changes_at_run_time() {
         reactors.set_idle_policy(Some(1), IdlePolicy::Poll).unwrap();
         assert_eq!(reactors.idle_policy(1).unwrap(), IdlePolicy::Poll);
         assert_eq!(reactors.idle_policy(0).unwrap(), IdlePolicy::Adaptive);
+        assert_eq!(cx.idle_policy(), IdlePolicy::Adaptive);
+        assert_eq!(reactors.call(1, |cx| cx.idle_policy()).await.unwrap(), IdlePolicy::Poll);
         let polling = sleeps().await;
         for _ in 0..5 {
             cx.sleep(Duration::from_millis(1)).await;

@@ -231,6 +231,8 @@ impl Control {
         info.uuid = self.spec.uuid;
         // The channel in front compares and writes under its own lock, once for all legs.
         info.native = info.native.without(Opcode::CompareAndWrite);
+        // A leg that was dropped keeps what it held, and one that joins later may erase nothing.
+        info.erases = false;
         Ok(info)
     }
 
