@@ -121,7 +121,7 @@ params! {
 }
 
 async fn vhost_get_controllers(services: Rc<Services>, params: Get) -> Outcome {
-    let list = services.vhost.list(params.name.as_deref()).await?;
+    let list = services.vhost.list(params.name.as_deref())?;
     Ok(list.iter().map(|controller| describe(&services, controller)).collect())
 }
 
