@@ -6,8 +6,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::raid::{Raid, RaidKind, RaidLevel, RaidSpec};
-use super::spread::{self, Layout, Place, SpreadKind};
+use super::raid::{RaidKind, RaidLevel, RaidSpec};
+use super::spread::{self, Built, Layout, Place, SpreadKind};
 use crate::base::{Error, Result, limits};
 use crate::bdev::{Device, Registry};
 
@@ -69,7 +69,7 @@ fn check(spec: &RaidSpec) -> Result<()> {
     Ok(())
 }
 
-fn build(registry: &Registry, spec: RaidSpec) -> Result<(Arc<Device>, Rc<dyn Raid>)> {
+fn build(registry: &Registry, spec: RaidSpec) -> Result<Built> {
     check(&spec)?;
     let strip_bytes = u64::from(spec.strip_size_kb) << 10;
     spread::create(registry, spec, "Raid Volume", |capacities, block_size| {

@@ -6,8 +6,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::raid::{Raid, RaidKind, RaidLevel, RaidSpec};
-use super::spread::{self, Layout, Place, SpreadKind};
+use super::raid::{RaidKind, RaidLevel, RaidSpec};
+use super::spread::{self, Built, Layout, Place, SpreadKind};
 use crate::base::{Error, Result};
 use crate::bdev::{Device, Registry};
 
@@ -111,7 +111,7 @@ fn check(spec: &RaidSpec) -> Result<()> {
     Ok(())
 }
 
-fn build(registry: &Registry, spec: RaidSpec) -> Result<(Arc<Device>, Rc<dyn Raid>)> {
+fn build(registry: &Registry, spec: RaidSpec) -> Result<Built> {
     check(&spec)?;
     spread::create(registry, spec.clone(), "Raid Volume", |capacities, block_size| {
         let strip = strip_blocks(&spec, block_size)?;

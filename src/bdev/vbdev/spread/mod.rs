@@ -65,6 +65,9 @@ impl<L: Layout> Raid for Arc<Spread<L>> {
     }
 }
 
+/// A spread device, and how the table of raids sees it.
+pub(super) type Built = (Arc<Device>, Rc<dyn Raid>);
+
 /// Builds and registers a spread device. `lay_out` says, from the capacities of the bases in blocks and
 /// the block size, how much of each is used and by which rule.
 pub(super) fn create<L: Layout>(
@@ -72,7 +75,7 @@ pub(super) fn create<L: Layout>(
     spec: RaidSpec,
     product_name: &'static str,
     lay_out: impl FnOnce(&[u64], u32) -> Result<(L, Vec<u64>)>,
-) -> Result<(Arc<Device>, Rc<dyn Raid>)> {
+) -> Result<Built> {
     if spec.superblock {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -100,7 +103,7 @@ pub(super) fn create<L: Layout>(
 pub(super) struct SpreadKind {
     pub(super) level: RaidLevel,
     pub(super) check: fn(&RaidSpec) -> Result<()>,
-    pub(super) build: fn(&Registry, RaidSpec) -> Result<(Arc<Device>, Rc<dyn Raid>)>,
+    pub(super) build: fn(&Registry, RaidSpec) -> Result<Built>,
 }
 
 impl RaidKind for SpreadKind {
