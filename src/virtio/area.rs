@@ -15,44 +15,35 @@ pub(super) struct Area {
     length: usize,
 }
 
-macro_rules! fields {
-    ($($type:ty, $atomic:ty, $load:ident, $acquire:ident, $store:ident;)*) => {
-        $(
-            /// Reads a field.
-            ///
-            /// # Safety
-            /// The field lies within the area and is aligned.
-            #[inline(always)]
-            pub(super) unsafe fn $load(self, offset: usize) -> $type {
-                let field = self.at::<$type>(offset);
-                // SAFETY: within the area by the caller's word, mapped by `new`'s.
-                <$type>::from_le(unsafe { (*field.cast::<$atomic>()).load(Ordering::Relaxed) })
-            }
+macro_rules! load {
+    ($name:ident, $type:ty, $atomic:ty, $ordering:ident, $doc:literal) => {
+        #[doc = $doc]
+        ///
+        /// # Safety
+        /// The field lies within the area and is aligned.
+        #[inline(always)]
+        pub(super) unsafe fn $name(self, offset: usize) -> $type {
+            let field = self.at::<$type>(offset).cast::<$atomic>();
+            // SAFETY: within the area by the caller's word, mapped by `new`'s.
+            <$type>::from_le(unsafe { (*field).load(Ordering::$ordering) })
+        }
+    };
+}
 
-            /// Reads a field; what its writer wrote before it is seen too.
-            ///
-            /// # Safety
-            /// The field lies within the area and is aligned.
-            #[inline(always)]
-            pub(super) unsafe fn $acquire(self, offset: usize) -> $type {
-                let field = self.at::<$type>(offset);
-                // SAFETY: within the area by the caller's word, mapped by `new`'s.
-                <$type>::from_le(unsafe { (*field.cast::<$atomic>()).load(Ordering::Acquire) })
-            }
-
-            /// Writes a field, after everything that was written before.
-            ///
-            /// # Safety
-            /// The field lies within the area and is aligned.
-            #[inline(always)]
-            pub(super) unsafe fn $store(self, offset: usize, value: $type) {
-                let field = self.at::<$type>(offset);
-                // SAFETY: within the area by the caller's word, mapped by `new`'s.
-                unsafe { (*field.cast::<$atomic>()).store(value.to_le(), Ordering::Release) };
-                #[cfg(test)]
-                step::stored();
-            }
-        )*
+macro_rules! store {
+    ($name:ident, $type:ty, $atomic:ty) => {
+        /// Writes a field, after everything that was written before.
+        ///
+        /// # Safety
+        /// The field lies within the area and is aligned.
+        #[inline(always)]
+        pub(super) unsafe fn $name(self, offset: usize, value: $type) {
+            let field = self.at::<$type>(offset).cast::<$atomic>();
+            // SAFETY: within the area by the caller's word, mapped by `new`'s.
+            unsafe { (*field).store(value.to_le(), Ordering::Release) };
+            #[cfg(test)]
+            step::stored();
+        }
     };
 }
 
@@ -90,12 +81,29 @@ impl Area {
         prefetch(self.start.as_ptr().wrapping_add(offset));
     }
 
-    fields! {
-        u8, AtomicU8, load_u8, acquire_u8, store_u8;
-        u16, AtomicU16, load_u16, acquire_u16, store_u16;
-        u32, AtomicU32, load_u32, acquire_u32, store_u32;
-        u64, AtomicU64, load_u64, acquire_u64, store_u64;
-    }
+    load!(load_u8, u8, AtomicU8, Relaxed, "Reads a field.");
+    load!(load_u16, u16, AtomicU16, Relaxed, "Reads a field.");
+    load!(load_u32, u32, AtomicU32, Relaxed, "Reads a field.");
+    load!(load_u64, u64, AtomicU64, Relaxed, "Reads a field.");
+    load!(
+        acquire_u16,
+        u16,
+        AtomicU16,
+        Acquire,
+        "Reads a field; what was written before it is seen too."
+    );
+    load!(
+        acquire_u64,
+        u64,
+        AtomicU64,
+        Acquire,
+        "Reads a field; what was written before it is seen too."
+    );
+
+    store!(store_u8, u8, AtomicU8);
+    store!(store_u16, u16, AtomicU16);
+    store!(store_u32, u32, AtomicU32);
+    store!(store_u64, u64, AtomicU64);
 }
 
 /// Asks the cache for the line that holds `address`.

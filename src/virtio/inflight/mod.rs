@@ -12,5 +12,6 @@ mod packed;
 mod region;
 mod split;
 
+pub(in crate::virtio) use packed::PackedRecord;
 pub use region::{InflightArea, InflightLayout, InflightQueue};
 pub(in crate::virtio) use split::SplitRecord;

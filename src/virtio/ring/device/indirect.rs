@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::RingFault;
+use crate::virtio::area;
 use crate::virtio::memory::GuestMemory;
 
 const LENGTH: u32 = 16;
@@ -54,6 +55,14 @@ impl IndirectTable {
             return Some([u64::from_le(first), u64::from_le(second)]);
         }
         Some(unaligned(descriptor))
+    }
+}
+
+/// Asks the cache for the start of a table.
+#[inline]
+pub(super) fn prefetch(memory: &GuestMemory, address: u64) {
+    if let Some(start) = memory.translate(address, u64::from(LENGTH)) {
+        area::prefetch(start.as_ptr());
     }
 }
 

@@ -6,6 +6,9 @@
 //! driver has lost its mind, and only a reset helps (VIRTIO 2.1, DEVICE_NEEDS_RESET).
 
 mod indirect;
+pub mod packed;
+pub(in crate::virtio) mod packed_chains;
+mod packed_memory;
 pub mod split;
 mod split_memory;
 
@@ -159,6 +162,10 @@ pub trait DeviceRing: Sized {
         memory: &GuestMemory,
         chain: &mut Vec<Piece>,
     ) -> Result<(), RingFault>;
+
+    /// Asks the cache for the indirect table of a fetched buffer, if it has one. Worth a call for each buffer of a batch, before the
+    /// first one's chain is asked for; it is a hint, and what it reads is read again.
+    fn prefetch(&self, id: u16, memory: &GuestMemory);
 
     /// Gives a buffer back, `written` bytes of which (from the start of its writable pieces) were written. Its id may be
     /// that of another from the next fetch on.

@@ -6,7 +6,7 @@
 use std::mem;
 use std::sync::atomic::{Ordering, fence};
 
-use super::indirect::IndirectTable;
+use super::indirect::{self, IndirectTable};
 use super::split_memory::{SplitMemory, words};
 use super::{CHAIN_MAX, DeviceRing, Piece, RingFault, RingLog, RingPlace, add_piece};
 use crate::virtio::inflight::{InflightQueue, SplitRecord};
@@ -230,6 +230,14 @@ impl DeviceRing for SplitRing {
             }
         }
         Err(RingFault::ChainTooLong(id))
+    }
+
+    #[inline]
+    fn prefetch(&self, id: u16, memory: &GuestMemory) {
+        let descriptor = self.memory.descriptor(id);
+        if descriptor.flags & INDIRECT != 0 {
+            indirect::prefetch(memory, descriptor.address);
+        }
     }
 
     #[inline]
