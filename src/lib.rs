@@ -11,6 +11,8 @@ pub mod memory;
 
 pub mod reactor;
 
+pub mod socket;
+
 pub mod nvme;
 
 pub mod virtio;

@@ -26,7 +26,8 @@ use crate::load::Loads;
 use crate::memory::RegionOptions;
 use crate::nvme::vfio::VfioOptions;
 use crate::reactor::{self, Context, ReactorOptions, Reactors, ShutdownSignals};
-use crate::rpc::{BdevOptions, Framework, Listener, Server, Services, methods};
+use crate::rpc::{BdevOptions, Framework, Server, Services, methods};
+use crate::socket::Listener;
 use crate::vhost;
 
 /// How long the stop waits for requests that are under way.

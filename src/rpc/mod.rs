@@ -6,6 +6,7 @@
 //!
 //! Nothing here starts or stops the daemon: what methods need of it comes in [`Services`].
 
+mod address;
 mod batch;
 mod client;
 mod connection;
@@ -13,7 +14,6 @@ mod decoder;
 mod dispatch;
 mod error;
 mod framework;
-mod listener;
 mod message;
 mod method;
 pub mod methods;
@@ -23,12 +23,12 @@ mod scanner;
 mod server;
 mod services;
 
+pub use address::default_socket;
 pub use client::{CallError, Client};
 pub use decoder::{Decoded, Decoder, Message};
 pub use dispatch::call;
 pub use error::RpcError;
 pub use framework::{Framework, Stage};
-pub use listener::{Listener, default_socket};
 pub use message::{Answer, Call, Id, Rejected};
 pub use method::{Method, Outcome, Running, States};
 pub use params::{Field, Kind};

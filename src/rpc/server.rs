@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -14,11 +13,11 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::connection::{Connection, Turn};
-use super::listener::Listener;
 use super::services::Services;
 use crate::base::limits::RPC_CLIENTS_MAX;
 use crate::base::{Error, Result};
 use crate::reactor::{Activity, Context, Poller, PollerId, Tsc, WakeGuard};
+use crate::socket::Listener;
 
 /// How often a reactor that is awake looks after the clients. A timed poller would wake one that
 /// sleeps as often, for nothing; so this one runs in every round and mostly does nothing.
@@ -198,12 +197,12 @@ impl State {
     fn accept(self: &Rc<Self>) {
         while self.clients.borrow().len() < RPC_CLIENTS_MAX {
             let accepted = match &*self.listener.borrow() {
-                Some(listener) => listener.socket().accept(),
+                Some(listener) => listener.accept(),
                 None => return,
             };
-            match accepted.and_then(|(stream, _)| stream.set_nonblocking(true).map(|()| stream)) {
-                Ok(stream) => self.add(stream),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            match accepted {
+                Ok(Some(stream)) => self.add(stream),
+                Ok(None) => return,
                 Err(error) => {
                     // Out of descriptors, most likely: those that wait get their turn later.
                     tracing::warn!("accepting an RPC client: {error}");

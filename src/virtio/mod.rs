@@ -13,3 +13,4 @@ pub mod inflight;
 pub mod memory;
 pub mod ring;
 pub mod spec;
+pub mod vhost_user;

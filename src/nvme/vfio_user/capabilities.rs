@@ -9,6 +9,8 @@ use crate::base::{Error, ErrorKind, Result};
 /// Most descriptors that this client takes with one message.
 pub const DESCRIPTORS_MAX: usize = 16;
 
+const _: () = assert!(DESCRIPTORS_MAX <= crate::socket::DESCRIPTORS_MAX);
+
 /// What the server can take. What it does not say has the specification's defaults.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]

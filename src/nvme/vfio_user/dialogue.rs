@@ -3,13 +3,10 @@
 //! Owned by the [`Connection`](super::connection::Connection), which locks it. Nothing here blocks or waits.
 
 use std::collections::BTreeMap;
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::Waker;
 
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use zerocopy::IntoBytes;
 
 use super::capabilities::DESCRIPTORS_MAX;
@@ -18,6 +15,7 @@ use super::mapped_memory::MappedMemory;
 use super::outbox::{Outbox, POSTED_ID};
 use super::wire::{Command, DmaAccess, Header};
 use crate::base::{Error, ErrorKind, Result};
+use crate::socket::{self, ReceiveError};
 
 /// Bytes of answers that a server may leave unread before nothing more is read from it.
 const ANSWERS_MAX: usize = 4 << 20;
@@ -158,38 +156,28 @@ impl Dialogue {
     }
 
     /// Receives once.
-    fn receive(&mut self, socket: BorrowedFd<'_>) -> std::result::Result<Received, Failure> {
+    fn receive(&mut self, stream: BorrowedFd<'_>) -> std::result::Result<Received, Failure> {
         let absurd = |error: Error| (error.kind(), format!("the server sent {error}"));
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-        let mut beside = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let received = loop {
-            let mut into = [IoSliceMut::new(self.inbox.space())];
-            match recvmsg(socket, &mut into, &mut beside, flags) {
-                Ok(received) => break received,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(Received::Nothing),
-                Err(errno) => return Err(hang_up(errno)),
+        let (count, descriptors) = match socket::receive(stream, self.inbox.space()) {
+            Ok(socket::Received::Bytes(count, descriptors)) => (count, descriptors),
+            Ok(socket::Received::Nothing) => return Ok(Received::Nothing),
+            Ok(socket::Received::End) => {
+                let between = self.inbox.is_between_messages();
+                let when = if between { "" } else { " in the middle of a message" };
+                return Err((ErrorKind::NoDevice, format!("the server hung up{when}")));
+            }
+            Err(ReceiveError::Socket(errno)) => return Err(hang_up(errno)),
+            Err(ReceiveError::Descriptors) => {
+                let what = format!(
+                    "the server sent more than {DESCRIPTORS_MAX} descriptors at once, or more than may be open"
+                );
+                return Err((ErrorKind::Io, what));
             }
         };
-        if received.bytes == 0 {
-            let when =
-                if self.inbox.is_between_messages() { "" } else { " in the middle of a message" };
-            return Err((ErrorKind::NoDevice, format!("the server hung up{when}")));
+        for descriptor in descriptors {
+            self.inbox.add_descriptor(descriptor).map_err(absurd)?;
         }
-        for message in beside.drain() {
-            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                for descriptor in descriptors {
-                    self.inbox.add_descriptor(descriptor).map_err(absurd)?;
-                }
-            }
-        }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
-            // The kernel has closed what did not fit.
-            let what = format!("the server sent more than {DESCRIPTORS_MAX} descriptors at once");
-            return Err((ErrorKind::Io, what));
-        }
-        match self.inbox.filled(received.bytes).map_err(absurd)? {
+        match self.inbox.filled(count).map_err(absurd)? {
             Some(message) => Ok(Received::Message(message)),
             None => Ok(Received::Bytes),
         }

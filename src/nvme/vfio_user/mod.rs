@@ -63,7 +63,8 @@ pub async fn connect(
     options: &ConnectOptions,
 ) -> Result<Arc<dyn Transport>> {
     let socket_path = socket::path_of(path);
-    let socket = socket::connect(cx, &socket_path, options.message_timeout).await?;
+    let patience = options.message_timeout;
+    let socket = crate::socket::connect(cx, "vfio-user", &socket_path, patience).await?;
     let address = path.display().to_string();
     let connection = Arc::new(Connection::new(address, socket, options.message_timeout));
     socket::watch(cx, &connection)?;

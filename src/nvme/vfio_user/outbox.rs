@@ -4,12 +4,9 @@
 //! last one counts. So there is never more than one pending write a register, and the outbox is bounded.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::region_info::REGION_BAR0;
@@ -166,21 +163,9 @@ impl Outbox {
 
 /// Sends what the socket takes at once; 0 when it takes nothing now.
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], file: Option<&Backing>) -> Result<usize, Errno> {
-    let descriptors = file.map(|file| [file.file()]);
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut beside = SendAncillaryBuffer::new(&mut space);
-    if let Some(descriptors) = &descriptors {
-        let fits = beside.push(SendAncillaryMessage::ScmRights(descriptors));
-        debug_assert!(fits, "the space is for one");
-    }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    loop {
-        match sendmsg(socket, &[IoSlice::new(bytes)], &mut beside, flags) {
-            Err(Errno::INTR) => {}
-            // NOBUFS and NOMEM pass, too.
-            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return Ok(0),
-            result => return result,
-        }
+    match file {
+        Some(file) => crate::socket::send(socket, bytes, &[file.file()]),
+        None => crate::socket::send(socket, bytes, &[]),
     }
 }
 

@@ -1,17 +1,14 @@
-//! From an address to a connected socket, and the poller that moves its bytes.
+//! Where a controller's socket is, and the poller that moves its bytes.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-
 use super::connection::Connection;
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::Result;
 use crate::reactor::{Activity, Context, PollerId, Tsc, WakeGuard};
 
 /// The socket in a directory that stands for a controller, as SPDK's target makes it.
@@ -20,56 +17,9 @@ const SOCKET_NAME: &str = "cntrl";
 /// How often a quiet connection is looked at, for requests of the server's and hang-ups.
 const PERIOD: Duration = Duration::from_millis(1);
 
-/// How long to wait before a server with a full backlog is tried again.
-const RETRY: Duration = Duration::from_millis(5);
-
 /// The socket that `path` stands for.
 pub fn path_of(path: &Path) -> PathBuf {
     if path.is_dir() { path.join(SOCKET_NAME) } else { path.to_owned() }
-}
-
-/// Connects to the server that listens at `path`.
-///
-/// # Errors
-/// When nobody listens there, or nobody accepts within `patience`.
-pub async fn connect(cx: &Context, path: &Path, patience: Duration) -> Result<OwnedFd> {
-    let doing = || format!("vfio-user {}", path.display());
-    let address = SocketAddrUnix::new(path).map_err(|errno| {
-        Error::invalid(format!("{}: the path of a socket has 107 bytes at most", doing()))
-            .because(std::io::Error::from(errno))
-    })?;
-    let failed = |errno: Errno| Error::os(doing(), errno);
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-        .map_err(failed)?;
-    let end = Tsc::read().after(Tsc::ticks(patience));
-    loop {
-        match rustix::net::connect(&socket, &address) {
-            Ok(()) => return Ok(socket),
-            // The server has others to accept first.
-            Err(Errno::AGAIN) if Tsc::read() < end => cx.sleep(RETRY).await,
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                return Err(Error::new(
-                    ErrorKind::TimedOut,
-                    format!("{}: the server accepted nobody within {patience:?}", doing()),
-                ));
-            }
-            Err(Errno::NOENT) => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("{}: no such socket; is the server running?", doing()),
-                ));
-            }
-            Err(Errno::CONNREFUSED) => {
-                return Err(Error::new(
-                    ErrorKind::NoDevice,
-                    format!("{}: nobody listens there; is the server running?", doing()),
-                ));
-            }
-            Err(errno) => return Err(failed(errno)),
-        }
-    }
 }
 
 /// Moves the bytes of `connection` on the reactor of `cx`, until the connection fails or goes.

@@ -1,4 +1,4 @@
-//! The socket that clients connect to: one daemon per path, mode 0600, nothing left behind.
+//! A socket that clients connect to: one process per path, mode 0600, nothing left behind.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::base::{Error, Result};
@@ -15,22 +16,8 @@ use crate::base::{Error, Result};
 /// Clients that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// The path that the daemon listens on, and clients connect to, when none is given: `$WEFT_SOCKET`;
-/// for users other than root, `weft.sock` in `$XDG_RUNTIME_DIR`; else `/var/tmp/weft.sock`.
-pub fn default_socket() -> PathBuf {
-    if let Some(path) = std::env::var_os("WEFT_SOCKET").filter(|path| !path.is_empty()) {
-        return path.into();
-    }
-    // Root's shell has such a directory and root's service has not; both must agree.
-    let directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    match directory.filter(|directory| !rustix::process::geteuid().is_root() && directory.is_dir())
-    {
-        Some(directory) => directory.join("weft.sock"),
-        None => "/var/tmp/weft.sock".into(),
-    }
-}
-
 /// A bound socket with its lock. Dropping it removes both files.
+#[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
     path: PathBuf,
@@ -39,6 +26,7 @@ pub struct Listener {
 }
 
 /// The file `<socket>.lock`, locked for as long as this lives.
+#[derive(Debug)]
 struct Lock {
     path: PathBuf,
     _file: File,
@@ -67,7 +55,7 @@ impl Lock {
                 .map_err(fault)?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(Errno::WOULDBLOCK) => {
                     let holder = fs::read_to_string(&path).unwrap_or_default();
                     return Err(in_use(socket, holder.trim()));
                 }
@@ -94,10 +82,7 @@ fn in_use(path: &Path, holder: &str) -> Error {
     };
     Error::new(
         crate::base::ErrorKind::Busy,
-        format!(
-            "{holder} listens on {} already; stop it, or choose another path with -r",
-            path.display()
-        ),
+        format!("{holder} listens on {} already; stop it, or choose another path", path.display()),
     )
 }
 
@@ -133,7 +118,7 @@ impl Listener {
     /// `Busy` when another process listens there; `Exists` when a file that is no socket is there;
     /// what the system says, for a path that is too long or not writable.
     pub fn bind(path: &Path) -> Result<Listener> {
-        let fault = |error: rustix::io::Errno| {
+        let fault = |error: Errno| {
             Error::os(format!("listen on {}", path.display()), io::Error::from(error))
         };
         let address = SocketAddrUnix::new(path).map_err(|error| {
@@ -165,9 +150,26 @@ impl Listener {
         &self.path
     }
 
-    /// The socket.
+    /// The socket, to wait for clients.
     pub fn socket(&self) -> &UnixListener {
         &self.socket
+    }
+
+    /// The next client that waits, if one does: a stream that does not block.
+    ///
+    /// # Errors
+    /// What the system says, which is most likely that the process may open no more files.
+    pub fn accept(&self) -> io::Result<Option<UnixStream>> {
+        loop {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            return match rustix::net::accept_with(&self.socket, flags) {
+                Ok(stream) => Ok(Some(UnixStream::from(stream))),
+                Err(Errno::AGAIN) => Ok(None),
+                // Whoever waited has left.
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(errno) => Err(errno.into()),
+            };
+        }
     }
 }
 
