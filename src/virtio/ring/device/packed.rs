@@ -149,6 +149,14 @@ impl PackedRing {
     }
 }
 
+/// Whether a ring that is to start at base 0 was never used. Both wrap counters of a base of 0 are 0, which is the state of
+/// a ring in its second round; but some front ends (libblkio) give 0 for a new ring, whose counters start at 1 (2.8.1). In
+/// the second round every descriptor was made available with a counter of 1 before; the last one of a new ring
+/// was not.
+fn is_fresh(memory: &PackedMemory, size: u16) -> bool {
+    memory.tail(size - 1).flags() & AVAILABLE == 0
+}
+
 impl DeviceRing for PackedRing {
     unsafe fn open(
         place: RingPlace,
@@ -158,6 +166,9 @@ impl DeviceRing for PackedRing {
         let memory = unsafe { PackedMemory::new(&place)? };
         let size = place.size;
         let mut available = Position::from_bits(place.base as u16);
+        if place.base == 0 && is_fresh(&memory, size) {
+            available.wrap = true;
+        }
         // Some front ends give the available index only. Where nothing is in flight, the used index is the same.
         let mut used = match (place.base >> 16) as u16 {
             0 => available,
