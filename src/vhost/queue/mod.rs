@@ -14,11 +14,13 @@ mod slots;
 mod start;
 
 use std::cell::Cell;
+use std::io::IoSliceMut;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_channel::oneshot;
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use self::interrupts::Interrupts;
 pub use self::mailbox::{Command, Fault, FaultReport, QueueHandle, SharedFd};
@@ -156,7 +158,10 @@ impl Notifications {
         self.looked = now;
         let Some(kick) = &self.kick else { return 0 };
         let mut count = [0; 8];
-        match rustix::io::read(&**kick, &mut count) {
+        // The descriptor may be one that blocks: whether it is, is the front end's choice, at any time. It has no
+        // place, which is what the offset says.
+        let at_once = ReadWriteFlags::NOWAIT;
+        match preadv2(&**kick, &mut [IoSliceMut::new(&mut count)], u64::MAX, at_once) {
             Ok(8) => u64::from_ne_bytes(count),
             _ => 0,
         }
@@ -383,7 +388,11 @@ impl<R: DeviceRing> VirtQueue<R> {
         for command in self.mailbox.take() {
             match command {
                 Command::Memory(memory) => self.follow_memory(memory),
-                Command::Call(call) => self.interrupts.set_call(call),
+                Command::Call(call) => {
+                    self.interrupts.set_call(call);
+                    // What was published before may have interrupted nobody.
+                    self.interrupts.send(&self.mailbox.counters);
+                }
                 Command::Kick(kick) => self.notifications.set_kick(kick, cx),
                 Command::Enable(on) => match (&self.phase, on) {
                     (Phase::Disabled, true) => self.phase = Phase::Running,

@@ -1,6 +1,6 @@
 //! What each message does, and what it is answered with (vhost-user, "Front-end message types").
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use tracing::debug;
@@ -11,7 +11,7 @@ use super::rings::{Kick, Vring};
 use crate::base::{Error, ErrorKind, Result};
 use crate::memory::Region;
 use crate::vhost::disk::QUEUES_MAX;
-use crate::vhost::queue::Command;
+use crate::vhost::queue::{Command, SharedFd};
 use crate::virtio::dirty_log::DirtyLog;
 use crate::virtio::inflight::{InflightArea, InflightLayout};
 use crate::virtio::memory::{GuestMemory, GuestRegion};
@@ -51,6 +51,17 @@ enum Answer {
 }
 
 use Answer::{Done, Number};
+
+/// A descriptor that must be an eventfd: anything else might block whoever writes it.
+fn eventfd(file: Option<OwnedFd>) -> Result<SharedFd> {
+    let Some(file) = file else { return Ok(None) };
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let target = std::fs::read_link(&link).map_err(|error| Error::os(&link, error))?;
+    if target.to_string_lossy() != "anon_inode:[eventfd]" {
+        return Err(Error::invalid(format!("{} where an eventfd should be", target.display())));
+    }
+    Ok(Some(Arc::new(file)))
+}
 
 impl Session {
     /// Does what a message says, and answers it.
@@ -121,7 +132,8 @@ impl Session {
             Request::SetVringKick(file) => self.set_kick(file).await?,
             Request::SetVringCall(file) => self.set_call(file)?,
             Request::SetVringErr(VringFile { index, file }) => {
-                self.vring(index, |vring| vring.error = file.map(Arc::new))?;
+                let error = eventfd(file)?;
+                self.vring(index, |vring| vring.error = error)?;
             }
             Request::SetVringEnable { index, enable } => self.set_enabled(index, enable)?,
             Request::GetVringBase { index } => return self.vring_base(index).await,
@@ -249,9 +261,10 @@ impl Session {
     }
 
     async fn set_kick(&self, VringFile { index, file }: VringFile) -> Result<()> {
+        let file = eventfd(file)?;
         let running = self.vring(index, |vring| {
             let kick = match file {
-                Some(file) => Kick::Descriptor(Some(Arc::new(file))),
+                Some(_) => Kick::Descriptor(file),
                 None => Kick::Polled,
             };
             let command = Command::Kick(kick.descriptor());
@@ -268,7 +281,7 @@ impl Session {
     }
 
     fn set_call(&self, VringFile { index, file }: VringFile) -> Result<()> {
-        let call = file.map(Arc::new);
+        let call = eventfd(file)?;
         let running = self.vring(index, |vring| {
             vring.call.clone_from(&call);
             vring.running.clone()
