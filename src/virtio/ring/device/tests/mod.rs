@@ -1,0 +1,9 @@
+//! Both rings against drivers that are written down as plainly as can be.
+
+mod crash;
+mod hostile;
+mod malformed;
+mod model;
+mod packed_driver;
+mod properties;
+mod split_driver;
