@@ -2,6 +2,7 @@
 
 mod crash;
 mod hostile;
+mod log;
 mod malformed;
 mod model;
 mod packed_driver;
