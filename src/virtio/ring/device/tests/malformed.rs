@@ -1,6 +1,8 @@
 //! One test for each thing that a chain or a place must not be, and for what it may be though no driver does it.
 
-use super::model::{DESCRIPTORS, DEVICE, DRIVER, Driver, GUEST_ADDRESS, Machine, Memory, features};
+use super::model::{
+    DESCRIPTORS, DEVICE, DRIVER, Driver, GUEST_ADDRESS, Machine, Memory, features, written,
+};
 use super::packed_driver::PackedDriver;
 use super::split_driver::SplitDriver;
 use crate::virtio::ring::device::{CHAIN_MAX, DeviceRing, Piece, RingFault};
@@ -249,4 +251,41 @@ fn a_base_without_a_used_index() {
     assert_eq!(machine.open().base(), 0x8003_8003);
     machine.base = 0x0003_0003;
     assert_eq!(machine.open().base(), 0x0003_0003);
+}
+
+/// Others leave the wrap counters out, with which a ring starts. The same base is that of a ring whose second round starts, so
+/// the ring tells which it is.
+#[test]
+fn a_base_of_zero() {
+    for outstanding in [0, 1, SIZE] {
+        let mut machine = Machine::<PackedDriver>::new(SIZE, features(false, true), false);
+        for _ in 0..outstanding {
+            assert!(machine.add(1, 1, true));
+        }
+        machine.base = 0;
+        let mut ring = machine.open();
+        let mut ids = [0; SIZE as usize];
+        assert_eq!(ring.fetch(&mut ids), Ok(outstanding.into()));
+    }
+    for outstanding in [0, 1, SIZE] {
+        // The first round ends with a chain whose last descriptors are never overwritten.
+        let mut machine = Machine::<PackedDriver>::new(SIZE, features(false, true), false);
+        let mut ring = machine.open();
+        let mut ids = [0; SIZE as usize];
+        for _ in 0..2 {
+            assert!(machine.add(1, 3, false));
+        }
+        assert_eq!(ring.fetch(&mut ids), Ok(2));
+        ring.complete(ids[0], written(0));
+        ring.complete(ids[1], written(1));
+        ring.publish();
+        assert_eq!(machine.take_used(), [0, 1]);
+        assert_eq!(ring.base(), 0);
+        for _ in 0..outstanding {
+            assert!(machine.add(1, 1, true));
+        }
+        machine.base = ring.base();
+        let mut ring = machine.open();
+        assert_eq!(ring.fetch(&mut ids), Ok(outstanding.into()));
+    }
 }

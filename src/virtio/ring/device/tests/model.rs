@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::memory::{HugePages, Region, RegionId, RegionView};
+use crate::memory::{HugePages, Region, Registry};
 use crate::virtio::inflight::{InflightArea, InflightLayout};
 use crate::virtio::memory::{GuestMemory, GuestRegion};
 use crate::virtio::ring::device::{DeviceRing, Piece, RingPlace};
@@ -29,10 +29,10 @@ pub struct Memory {
 impl Memory {
     pub fn new() -> Memory {
         let region = Arc::new(Region::allocate(1, HugePages::Never).unwrap());
-        let view = RegionView { id: RegionId::NONE, region: region.clone() };
-        let region_of_guest =
-            GuestRegion { guest_address: GUEST_ADDRESS, user_address: GUEST_ADDRESS, view };
-        let guest = GuestMemory::new(vec![Arc::new(region_of_guest)]).unwrap();
+        let registry = Arc::new(Registry::default());
+        let registered =
+            GuestRegion::register(&registry, region.clone(), GUEST_ADDRESS, GUEST_ADDRESS);
+        let guest = GuestMemory::new(vec![registered.unwrap()]).unwrap();
         Memory { guest, region }
     }
 
