@@ -75,6 +75,14 @@ impl Area {
         field
     }
 
+    /// Where a byte is.
+    #[cfg(test)]
+    pub(super) fn pointer(self, offset: usize) -> NonNull<u8> {
+        assert!(offset < self.length);
+        // SAFETY: within the area.
+        unsafe { self.start.add(offset) }
+    }
+
     /// Asks the cache for the line at `offset`, which need not be within the area.
     #[inline(always)]
     pub(super) fn prefetch(self, offset: usize) {

@@ -68,3 +68,56 @@ impl DirtyLog {
         cell.fetch_or(bits, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use rustix::io::dup;
+
+    use super::*;
+
+    fn file(length: u64) -> OwnedFd {
+        let file = memfd_create("log", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, length).unwrap();
+        file
+    }
+
+    /// The pages that are marked after these marks, in a log of four bytes in the middle of a file.
+    fn marked(marks: &[(u64, u64)]) -> Vec<usize> {
+        let file = file(8192);
+        let log = DirtyLog::map(dup(&file).unwrap(), 100, 4).unwrap();
+        for &(address, length) in marks {
+            log.mark(address, length);
+        }
+        let mut bytes = vec![0; 8192];
+        rustix::io::pread(&file, &mut bytes[..], 0).unwrap();
+        assert!(bytes[..100].iter().chain(&bytes[104..]).all(|&byte| byte == 0));
+        let bytes = &bytes[100..104];
+        (0..32).filter(|page| bytes[page / 8] & 1 << (page % 8) != 0).collect()
+    }
+
+    #[test]
+    fn pages_are_marked() {
+        assert_eq!(marked(&[(0, 1)]), [0]);
+        assert_eq!(marked(&[(0x1fff, 1), (0x5000, 0)]), [1]);
+        assert_eq!(marked(&[(0x1fff, 2)]), [1, 2]);
+        assert_eq!(marked(&[(0x3000, 0x1000), (0x3000, 0x1000)]), [3]);
+        assert_eq!(marked(&[(0x7fff, 2)]), [7, 8]);
+        assert_eq!(marked(&[(0x6000, 0x1_2000)]), Vec::from_iter(6..24));
+    }
+
+    #[test]
+    fn pages_beyond_the_log_are_left_out() {
+        assert_eq!(marked(&[(0x2_0000, 1)]), []);
+        assert_eq!(marked(&[(0x1_f000, u64::MAX)]), [31]);
+        assert_eq!(marked(&[(u64::MAX, 1), (u64::MAX, u64::MAX)]), []);
+        assert_eq!(marked(&[(0, u64::MAX)]), Vec::from_iter(0..32));
+    }
+
+    #[test]
+    fn a_log_that_is_not_in_its_file() {
+        for (offset, length) in [(0, 0), (0, 4097), (4096, 1), (u64::MAX, 2), (0, u64::MAX)] {
+            assert!(DirtyLog::map(file(4096), offset, length).is_err(), "{offset} {length}");
+        }
+    }
+}

@@ -15,3 +15,6 @@ mod split;
 pub(in crate::virtio) use packed::PackedRecord;
 pub use region::{InflightArea, InflightLayout, InflightQueue};
 pub(in crate::virtio) use split::SplitRecord;
+
+#[cfg(test)]
+mod tests;

@@ -171,6 +171,12 @@ impl InflightQueue {
         self.area
     }
 
+    /// Where a word of the records is (modulo their length), for tests that spoil it.
+    #[cfg(test)]
+    pub(in crate::virtio) fn at(&self, offset: usize) -> std::ptr::NonNull<u8> {
+        self.area.pointer(offset % (self.area.len() - 8))
+    }
+
     /// What kind of queue the records are of.
     #[inline]
     pub fn layout(&self) -> InflightLayout {

@@ -222,3 +222,6 @@ fn add_piece(
     chain.push(Piece { address, length, writable });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

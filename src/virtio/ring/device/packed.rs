@@ -150,11 +150,11 @@ impl PackedRing {
 }
 
 /// Whether a ring that is to start at base 0 was never used. Both wrap counters of a base of 0 are 0, which is the state of
-/// a ring in its second round; but some front ends (libblkio) give 0 for a new ring, whose counters start at 1 (2.8.1). In
-/// the second round every descriptor was made available with a counter of 1 before; the last one of a new ring
-/// was not.
+/// a ring after an odd number of rounds; but some front ends (libblkio) give 0 for a new ring, whose counters start at
+/// 1 (2.8.1). In a new ring, nothing was used and nothing was made available with a counter of 0, either of which sets
+/// the one bit. After an odd round, something was used in it, and it at most has been made available again.
 fn is_fresh(memory: &PackedMemory, size: u16) -> bool {
-    memory.tail(size - 1).flags() & AVAILABLE == 0
+    (0..size).all(|index| memory.tail(index).flags() & USED == 0)
 }
 
 impl DeviceRing for PackedRing {
