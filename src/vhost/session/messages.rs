@@ -97,7 +97,7 @@ impl Session {
             Answer::Config(asked, Some(space)) => {
                 Message::reply_config(header, asked, space.as_bytes())
             }
-            Answer::Config(_, None) => Message::reply_no_config(header),
+            Answer::Config(asked, None) => Message::reply_no_config(header, asked),
             Answer::Inflight(inflight, file) => {
                 Message::reply_inflight(header, inflight, Some(file))
             }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use zerocopy::IntoBytes;
 
 use super::message::Message;
-use super::payload::{ConfigHeader, Inflight, VringState, leading};
+use super::payload::{ConfigHeader, Inflight, SharedArea, VringState, leading};
 use super::wire::{Header, malformed};
 use crate::base::Result;
 
@@ -31,20 +31,28 @@ impl Message {
         Message::reply(to, state.as_bytes().to_vec(), Vec::new())
     }
 
+    /// Answers that dirty pages are logged in `area`. Front ends do not look at more than that there is an answer, but some
+    /// want it to be as long as the request.
+    pub fn reply_log_base(to: Header, area: SharedArea) -> Message {
+        Message::reply(to, area.as_bytes().to_vec(), Vec::new())
+    }
+
     /// Answers with the part of the configuration space that was `asked` for; `space` is all of it, as far as there is any:
     /// beyond its end are zeros.
     pub fn reply_config(to: Header, asked: ConfigHeader, space: &[u8]) -> Message {
         let mut payload = asked.as_bytes().to_vec();
-        let (start, size) = (asked.offset as usize, asked.size as usize);
-        let part = space.get(start..).unwrap_or_default();
+        let size = asked.size as usize;
+        let part = asked.start().and_then(|start| space.get(start..)).unwrap_or_default();
         payload.extend_from_slice(&part[..part.len().min(size)]);
         payload.resize(size_of::<ConfigHeader>() + size, 0);
         Message::reply(to, payload, Vec::new())
     }
 
-    /// Answers that there is no such part of the configuration space.
-    pub fn reply_no_config(to: Header) -> Message {
-        Message::reply(to, Vec::new(), Vec::new())
+    /// Answers that there is no such part of the configuration space: with no bytes of it. (With no payload at all, as some
+    /// read the document, the vhost crate would wait for more.)
+    pub fn reply_no_config(to: Header, asked: ConfigHeader) -> Message {
+        let none = ConfigHeader { size: 0, ..asked };
+        Message::reply(to, none.as_bytes().to_vec(), Vec::new())
     }
 
     /// Answers with the memory for requests in flight, or that there is none.
@@ -72,13 +80,19 @@ impl Message {
     /// The part of the configuration space that was asked for, in the reply to `what`.
     pub(super) fn config(&self, what: &str, asked: ConfigHeader) -> Result<&[u8]> {
         self.without_descriptors(what)?;
-        if self.payload.is_empty() {
-            return Err(malformed(format!(
+        let none = || {
+            malformed(format!(
                 "{what}: the back end has no {} bytes at offset {} of its configuration space",
                 asked.size, asked.offset
-            )));
+            ))
+        };
+        if self.payload.is_empty() {
+            return Err(none());
         }
         let (config, bytes): (ConfigHeader, _) = leading(&self.payload, what)?;
+        if config.size == 0 && bytes.is_empty() {
+            return Err(none());
+        }
         if (config.offset, config.size) != (asked.offset, asked.size)
             || bytes.len() != asked.size as usize
         {

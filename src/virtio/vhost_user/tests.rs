@@ -234,7 +234,7 @@ fn fields_beyond_their_limits_are_refused() {
     let far = refusal(message(Request::SetVringBase { index: 256, base: 0 }));
     assert!(far.starts_with("SET_VRING_BASE") && far.contains("256"), "{far}");
     let config = |offset, size| Request::GetConfig(ConfigHeader { offset, size, flags: 0 });
-    for (offset, size) in [(0, 257), (256, 1), (0, 0), (u32::MAX, 2), (255, 2)] {
+    for (offset, size) in [(0, 257), (512, 1), (0, 0), (u32::MAX, 2), (255, 2), (256, 257)] {
         let mut message = message(config(offset, size.min(300)));
         message.payload[4..8].copy_from_slice(&size.to_ne_bytes());
         assert!(refusal(message).starts_with("GET_CONFIG"), "{offset} {size}");
@@ -261,6 +261,19 @@ fn what_front_ends_send_oddly_is_understood() {
         Request::SetConfig { bytes, .. } => assert_eq!(bytes, [5, 6]),
         other => panic!("{other:?}"),
     }
+    // A configuration space behind the registers.
+    let behind = ConfigHeader { offset: 0x100 + 1, size: 2, flags: 1 };
+    let Request::GetConfig(asked) = Request::parse(message(Request::GetConfig(behind))).unwrap()
+    else {
+        panic!()
+    };
+    let reply = Message::reply_config(Header::request(24, 0), asked, &[1, 2, 3]);
+    assert_eq!(reply.config("GET_CONFIG", behind).unwrap(), [2, 3]);
+    let set = Request::SetConfig { offset: 0x120, flags: 1, bytes: vec![1] };
+    assert!(matches!(
+        Request::parse(message(set)).unwrap(),
+        Request::SetConfig { offset: 0x20, flags: 1, .. }
+    ));
     // The address of a log in the front end's memory.
     let base = Message::request(6, 0x7fff_0000_u64.to_ne_bytes().to_vec(), Vec::new());
     assert!(matches!(Request::parse(base).unwrap(), Request::SetLogBase(None)));
@@ -275,7 +288,11 @@ fn replies_are_read_as_they_were_made() {
     assert_eq!(Message::reply_outcome(asked, true).number("X").unwrap(), 0);
     assert_ne!(Message::reply_outcome(asked, false).number("X").unwrap(), 0);
     assert!(Message::reply_vring_base(asked, 1, 2).number("X").is_ok(), "it is as long");
-    assert!(Message::reply_no_config(asked).number("X").is_err());
+    assert!(
+        Message::reply_no_config(asked, ConfigHeader { offset: 0, size: 8, flags: 0 })
+            .number("X")
+            .is_err()
+    );
 
     let base = through_a_socket(Message::reply_vring_base(asked, 3, 0x8001_8002));
     assert_eq!(base.vring_base("GET_VRING_BASE", 3).unwrap(), 0x8001_8002);
@@ -292,8 +309,13 @@ fn replies_are_read_as_they_were_made() {
         assert!(reply.config("GET_CONFIG", other).is_err());
     }
     let part = ConfigHeader { offset: 0, size: 8, flags: 0 };
-    let none = Message::reply_no_config(asked);
-    assert!(none.config("GET_CONFIG", part).unwrap_err().to_string().contains("has no 8 bytes"));
+    for none in [
+        Message::reply_no_config(asked, part),
+        Message { header: asked.reply(0), payload: Vec::new(), descriptors: Vec::new() },
+    ] {
+        let error = none.config("GET_CONFIG", part).unwrap_err();
+        assert!(error.to_string().contains("has no 8 bytes"), "{error}");
+    }
 
     let inflight = Inflight { size: 4096, offset: 0, queues: 2, queue_size: 64, padding: 0 };
     let reply = through_a_socket(Message::reply_inflight(asked, inflight, Some(file())));
