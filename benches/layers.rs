@@ -1,4 +1,5 @@
-//! What each layer costs: 4 KiB requests at several queue depths, on one core, without a reactor.
+//! What each layer costs: requests at several queue depths, on one core, without a reactor. 4 KiB each unless a stack says
+//! otherwise, from memory of this process or, where a stack's name has `guest` in it, from memory that somebody else may change.
 //!
 //! `cargo bench --bench layers` prints ns per I/O, each stack in turn and the whole turn several
 //! times, so that a noisy machine shows as spread and not as a difference.
@@ -14,7 +15,7 @@ use weft::bdev::vbdev::Raids;
 use weft::bdev::vbdev::mirror::MirrorKind;
 use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
 use weft::bdev::{Channel, Completions, Device, Opcode, Queue, Registry, Request, vbdev};
-use weft::memory::{self, Buffer, HugePages, PoolOptions};
+use weft::memory::{self, HugePages, PoolOptions, Region, RegionView, Segment};
 use weft::reactor::Context;
 
 const BLOCKS: u64 = 64 << 10;
@@ -28,41 +29,55 @@ struct Stack {
     name: &'static str,
     build: Build,
     opcodes: &'static [Opcode],
+    payload: Payload,
 }
 
+/// Where payloads lie, and how long they are.
+#[derive(Clone, Copy)]
+struct Payload {
+    foreign: bool,
+    bytes: u32,
+}
+
+const OWN: Payload = Payload { foreign: false, bytes: 4096 };
+const GUEST: Payload = Payload { foreign: true, bytes: 4096 };
+const OWN_LONG: Payload = Payload { foreign: false, bytes: 128 << 10 };
+const GUEST_LONG: Payload = Payload { foreign: true, bytes: 128 << 10 };
+
 const READ: &[Opcode] = &[Opcode::Read];
+const WRITE: &[Opcode] = &[Opcode::Write];
 const READ_WRITE: &[Opcode] = &[Opcode::Read, Opcode::Write];
 
 const STACKS: &[Stack] = &[
-    Stack { name: "null", build: |registry| null(registry, "n0"), opcodes: READ },
-    Stack { name: "malloc", build: |registry| malloc(registry, "m0"), opcodes: READ_WRITE },
-    Stack { name: "passthru-null", build: passthru, opcodes: READ },
-    Stack {
-        name: "linear-null",
-        build: |registry| raid(registry, RaidLevel::Concat),
-        opcodes: READ,
-    },
-    Stack {
-        name: "stripe-null",
-        build: |registry| raid(registry, RaidLevel::Raid0),
-        opcodes: READ,
-    },
-    Stack {
-        name: "mirror-null",
-        build: |registry| mirror(registry, null, false),
-        opcodes: READ_WRITE,
-    },
-    Stack {
-        name: "mirror-malloc",
-        build: |registry| mirror(registry, malloc, false),
-        opcodes: READ_WRITE,
-    },
-    Stack {
-        name: "mirror-label",
-        build: |registry| mirror(registry, malloc, true),
-        opcodes: READ_WRITE,
-    },
+    stack("null", |registry| null(registry, "n0"), READ, OWN),
+    stack("malloc", |registry| malloc(registry, "m0"), READ_WRITE, OWN),
+    stack("passthru-null", passthru, READ, OWN),
+    stack("linear-null", |registry| raid(registry, RaidLevel::Concat), READ, OWN),
+    stack("stripe-null", |registry| raid(registry, RaidLevel::Raid0), READ, OWN),
+    stack("mirror-null", |registry| mirror(registry, null, false), READ_WRITE, OWN),
+    stack("mirror-null-guest", |registry| mirror(registry, null, false), READ_WRITE, GUEST),
+    stack("mirror-malloc", |registry| mirror(registry, malloc, false), READ_WRITE, OWN),
+    stack("mirror-malloc-guest", |registry| mirror(registry, malloc, false), WRITE, GUEST),
+    stack("mirror-label", |registry| mirror(registry, malloc, true), READ_WRITE, OWN),
+    stack("mirror-null-128k", |registry| mirror(registry, null, false), WRITE, OWN_LONG),
+    stack("mirror-null-guest-128k", |registry| mirror(registry, null, false), WRITE, GUEST_LONG),
+    stack("mirror-malloc-128k", |registry| mirror(registry, malloc, false), WRITE, OWN_LONG),
+    stack(
+        "mirror-malloc-guest-128k",
+        |registry| mirror(registry, malloc, false),
+        WRITE,
+        GUEST_LONG,
+    ),
 ];
+
+const fn stack(
+    name: &'static str,
+    build: Build,
+    opcodes: &'static [Opcode],
+    payload: Payload,
+) -> Stack {
+    Stack { name, build, opcodes, payload }
+}
 
 fn geometry() -> Geometry {
     Geometry::new(BlockSize::B4096, BlockCount(BLOCKS)).expect("geometry")
@@ -125,12 +140,15 @@ fn mirror(
 /// One stack with a queue open, and a payload for each slot.
 struct Bench {
     channel: Channel,
-    buffers: Vec<Buffer>,
+    payloads: Vec<Segment>,
+    blocks: u32,
     requests: Vec<Request>,
     completions: Completions,
     cx: Context,
     random: u64,
     opcode: Opcode,
+    /// The payloads' memory, which goes last.
+    _regions: [RegionView; 2],
 }
 
 impl Bench {
@@ -139,11 +157,33 @@ impl Bench {
         let registry = Registry::new(&cx);
         let device = (stack.build)(&registry);
         let channel = device.open_channel(&cx, depth).expect("channel");
-        let buffers: Vec<Buffer> =
-            (0..depth).map(|_| cx.pool().take(4096).expect("buffer")).collect();
+        let Payload { foreign, bytes } = stack.payload;
+        let region =
+            Region::allocate(depth as usize * bytes as usize, HugePages::Try).expect("memory");
+        let (start, length) = (region.start(), region.len());
+        let own = cx.pool().registry().add(Arc::new(region)).expect("a region");
+        // SAFETY: the bench keeps the region that mapped it.
+        let foreign_region = Arc::new(unsafe { Region::foreign(start, length) });
+        let guest = cx.pool().registry().add(foreign_region).expect("a region");
+        let id = if foreign { guest.id } else { own.id };
+        let payloads = (0..depth as usize).map(|slot| {
+            // SAFETY: within the regions, which live as long as the bench; nobody looks at it.
+            unsafe { Segment::new(start.add(slot * bytes as usize), bytes, id) }
+        });
+        let payloads = payloads.collect();
         let completions = Completions::with_capacity(depth as usize);
         let requests = Vec::with_capacity(depth as usize);
-        Bench { channel, buffers, requests, completions, cx, random: 1, opcode }
+        Bench {
+            channel,
+            payloads,
+            blocks: bytes / 4096,
+            requests,
+            completions,
+            cx,
+            random: 1,
+            opcode,
+            _regions: [own, guest],
+        }
     }
 
     #[inline]
@@ -151,14 +191,12 @@ impl Bench {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         // Half the capacity: a label takes some of it.
         let lba = Lba((self.random >> 33) % (BLOCKS / 2));
-        // SAFETY: the buffer lives as long as the bench; nobody looks at it.
-        let payload = unsafe { self.buffers[slot].segment(4096) };
-        Request::new(self.opcode, lba, 1, payload, slot as u64)
+        Request::new(self.opcode, lba, self.blocks, self.payloads[slot], slot as u64)
     }
 
     fn run(&mut self, count: usize) {
         self.requests.clear();
-        for slot in 0..self.buffers.len() {
+        for slot in 0..self.payloads.len() {
             let request = self.request(slot);
             self.requests.push(request);
         }
@@ -191,7 +229,8 @@ fn count(stack: &str, opcode: &str, requests: usize) {
 }
 
 fn list() {
-    for stack in STACKS {
+    // Long payloads are about the memory, not about instructions.
+    for stack in STACKS.iter().filter(|stack| stack.payload.bytes == 4096) {
         for opcode in stack.opcodes {
             println!("{} {}", stack.name, opcode.name());
         }
@@ -199,15 +238,15 @@ fn list() {
 }
 
 fn measure() {
-    println!("{:<24} {:>6}  ns per 4 KiB request at depth {DEPTHS:?}", "stack", "");
+    println!("{:<24} {:>6}  ns per request at depth {DEPTHS:?}", "stack", "");
     for round in 0..ROUNDS {
         for stack in STACKS {
             for &opcode in stack.opcodes {
                 print!("{:<24} {:>6} ", stack.name, opcode.name());
                 for depth in DEPTHS {
                     let mut bench = Bench::new(stack, opcode, depth);
-                    bench.run(20_000);
-                    let requests = 400_000;
+                    bench.run(5_000);
+                    let requests = if stack.payload.bytes == 4096 { 400_000 } else { 40_000 };
                     let start = Instant::now();
                     bench.run(requests);
                     print!(" {:>8.1}", start.elapsed().as_secs_f64() * 1e9 / requests as f64);

@@ -345,6 +345,15 @@ impl Request {
         self
     }
 
+    /// The same request with its payload elsewhere.
+    #[inline]
+    #[must_use]
+    pub(super) fn with_payload(mut self, (payload, segments): (SegmentList, u16)) -> Request {
+        self.payload = payload;
+        self.ticket.segments = segments;
+        self
+    }
+
     /// The opcode.
     #[inline]
     pub const fn opcode(&self) -> Opcode {

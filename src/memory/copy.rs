@@ -47,13 +47,24 @@ pub unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
 pub unsafe fn copy_ahead(from: *const u8, to: *mut u8, length: usize, next: Next) {
     #[cfg(target_arch = "x86_64")]
     if length.is_multiple_of(LINE) && length > 0 && length <= AHEAD_MAX {
+        let ahead = !next.is_null();
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the feature is there, the length is whole lines, the rest is the caller's promise.
-            return unsafe { x86::copy_avx512(from, to, length, next) };
+            return unsafe {
+                match ahead {
+                    true => x86::copy_avx512::<true>(from, to, length, next),
+                    false => x86::copy_avx512::<false>(from, to, length, next),
+                }
+            };
         }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: as above.
-            return unsafe { x86::copy_avx2(from, to, length, next) };
+            return unsafe {
+                match ahead {
+                    true => x86::copy_avx2::<true>(from, to, length, next),
+                    false => x86::copy_avx2::<false>(from, to, length, next),
+                }
+            };
         }
     }
     // SAFETY: the caller's promise.
@@ -131,7 +142,12 @@ mod x86 {
     /// # Safety
     /// As for [`super::copy`]; `length` is a multiple of [`LINE`].
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn copy_avx512(from: *const u8, to: *mut u8, length: usize, next: Next) {
+    pub unsafe fn copy_avx512<const AHEAD: bool>(
+        from: *const u8,
+        to: *mut u8,
+        length: usize,
+        next: Next,
+    ) {
         let mut at = 0;
         while at < length {
             // SAFETY: `at + LINE <= length`.
@@ -139,7 +155,9 @@ mod x86 {
                 let line = _mm512_loadu_si512(from.add(at).cast::<__m512i>());
                 _mm512_storeu_si512(to.add(at).cast::<__m512i>(), line);
             }
-            prefetch(next.wrapping_add(at));
+            if AHEAD {
+                prefetch(next.wrapping_add(at));
+            }
             at += LINE;
         }
     }
@@ -147,7 +165,12 @@ mod x86 {
     /// # Safety
     /// As for [`super::copy`]; `length` is a multiple of [`LINE`].
     #[target_feature(enable = "avx2")]
-    pub unsafe fn copy_avx2(from: *const u8, to: *mut u8, length: usize, next: Next) {
+    pub unsafe fn copy_avx2<const AHEAD: bool>(
+        from: *const u8,
+        to: *mut u8,
+        length: usize,
+        next: Next,
+    ) {
         let mut at = 0;
         while at < length {
             // SAFETY: `at + LINE <= length`.
@@ -157,7 +180,9 @@ mod x86 {
                 _mm256_storeu_si256(to.add(at).cast::<__m256i>(), low);
                 _mm256_storeu_si256(to.add(at + LINE / 2).cast::<__m256i>(), high);
             }
-            prefetch(next.wrapping_add(at));
+            if AHEAD {
+                prefetch(next.wrapping_add(at));
+            }
             at += LINE;
         }
     }
@@ -207,7 +232,8 @@ mod tests {
             [0, 1, 63, 64, 65, 512, 1023, 1024, 1088, 4096, 4160, 8192, AHEAD_MAX, AHEAD_MAX + LINE]
         {
             for offset in [0, 1, 32, 64, 100] {
-                for cold in [false, true] {
+                let nowhere = std::ptr::null();
+                for (cold, next) in [(false, nowhere), (false, source.as_ptr()), (true, nowhere)] {
                     target.fill(0xee);
                     // SAFETY: both ranges are within their vectors.
                     unsafe {
@@ -217,7 +243,7 @@ mod tests {
                             copy_cold(from, to, length);
                             settle();
                         } else {
-                            copy_ahead(from, to, length, source.as_ptr());
+                            copy_ahead(from, to, length, next);
                         }
                     }
                     assert_eq!(target[offset..offset + length], source[17..17 + length]);

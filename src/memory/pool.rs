@@ -146,7 +146,8 @@ impl Pool {
         pool
     }
 
-    /// A buffer of at least `length` bytes, aligned to 4 KiB, of unspecified contents.
+    /// A buffer of at least `length` bytes, aligned to 4 KiB, of unspecified contents. It is of the smallest class that holds
+    /// them, unless there is no more memory for that.
     ///
     /// # Errors
     /// `Invalid` for a length of zero or beyond the largest class (2 MiB); `NoMemory` when the pool is at
@@ -158,9 +159,9 @@ impl Pool {
             })?;
         let inner = &self.0;
         let recycled = inner.free[class].borrow_mut().pop();
-        let (address, region) = match recycled {
-            Some(free) => free,
-            None => inner.carve(CLASS_SIZES[class]).inspect_err(|_| {
+        let ((address, region), class) = match recycled {
+            Some(free) => (free, class),
+            None => inner.carve_or_longer(class).inspect_err(|_| {
                 inner.count(|stats| stats.refused += 1);
             })?,
         };
@@ -192,6 +193,19 @@ impl Inner {
         let mut stats = self.stats.get();
         change(&mut stats);
         self.stats.set(stats);
+    }
+
+    /// A new buffer of this class; where there is no memory for one, a longer one that nobody has. Memory stays with its
+    /// class: without this, who needs short buffers could starve beside any number of long ones.
+    #[cold]
+    fn carve_or_longer(&self, class: usize) -> Result<((NonNull<u8>, RegionId), usize)> {
+        let carved = self.carve(CLASS_SIZES[class]).map(|buffer| (buffer, class));
+        carved.or_else(|error| {
+            let mut longer = class + 1..CLASS_SIZES.len();
+            longer
+                .find_map(|class| Some((self.free[class].borrow_mut().pop()?, class)))
+                .ok_or(error)
+        })
     }
 
     fn carve(&self, size: usize) -> Result<(NonNull<u8>, RegionId)> {
@@ -364,6 +378,20 @@ mod tests {
         assert_eq!(pool.stats().refused, 1);
         assert!(pool.take(0).is_err());
         assert!(pool.take((2 << 20) + 1).is_err());
+    }
+
+    #[test]
+    fn a_longer_buffer_serves_where_there_is_no_memory_for_a_short_one() {
+        let pool = pool(2 << 20);
+        let long: Vec<Buffer> = (0..8).map(|_| pool.take(256 << 10).unwrap()).collect();
+        assert!(pool.take(4096).is_err());
+        let address = long[7].address();
+        drop(long);
+        let short = pool.take(4096).unwrap();
+        assert_eq!((short.address(), short.len()), (address, 256 << 10));
+        drop(short);
+        let long: Vec<Buffer> = (0..8).map(|_| pool.take(256 << 10).unwrap()).collect();
+        assert_eq!(pool.stats().in_use, long.len() as u64, "it went back to its class");
     }
 
     #[test]

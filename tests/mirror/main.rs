@@ -1,6 +1,7 @@
 //! The mirror as a whole, over disks that fail, lose power, and come back.
 
 mod disk;
+mod guest;
 mod world;
 
 use std::cell::RefCell;
@@ -540,6 +541,9 @@ fn a_leg_with_a_cache_does_not_join_legs_without() {
     }
     daemon.plug("Disk0", &disks(1, 19)[0]);
     daemon.create(&["Memory0", "Memory1"], false).unwrap();
+    // Nor can it know what its legs keep when they are gone.
+    assert!(daemon.registry.get("Memory0").unwrap().info().erases);
+    assert!(!daemon.mirror().unwrap().info().erases);
     daemon.cx.block_on(daemon.raids.remove_base("Memory1")).unwrap();
     let error = daemon.cx.block_on(daemon.raids.add_base(MIRROR, "Disk0")).unwrap_err();
     assert!(error.to_string().contains("volatile write cache"), "{error}");

@@ -29,7 +29,10 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn boot() -> Daemon {
-        let pool = PoolOptions { huge_pages: HugePages::Never, ..PoolOptions::default() };
+        Daemon::boot_with(PoolOptions { huge_pages: HugePages::Never, ..PoolOptions::default() })
+    }
+
+    pub fn boot_with(pool: PoolOptions) -> Daemon {
         let cx = Context::detached(Regions::new(), pool);
         let registry = Registry::new(&cx);
         let raids = Raids::new(&registry);

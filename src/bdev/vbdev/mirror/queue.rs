@@ -303,17 +303,48 @@ impl Inner {
     /// Sends a write, whose intent bits are durable, to all legs.
     #[inline(always)]
     pub(super) fn write_to_legs(&mut self, slot: u32) {
+        let capture = self.must_capture(slot);
+        // Those that wait for memory go first: a long payload would never find any behind short ones.
+        let queue_up = capture && !self.waiting.memory.is_empty();
+        if queue_up || !self.try_write_to_legs(slot, capture) {
+            self.ops[slot as usize].stage = Stage::WriteMemory;
+            self.waiting.memory.push(slot);
+        }
+    }
+
+    /// Whether the payload may change while several legs read it.
+    #[inline(always)]
+    pub(super) fn must_capture(&self, slot: u32) -> bool {
+        self.foreign.holds(&self.ops[slot as usize].request) && self.legs.writable_count() > 1
+    }
+
+    /// Sends a write to all legs; returns false when there is no memory to capture its payload in.
+    #[inline(always)]
+    pub(super) fn try_write_to_legs(&mut self, slot: u32, capture: bool) -> bool {
         if self.view.refuse_writes {
             self.end_write(slot);
             self.finish(slot, Status::WRITE_FAULT);
-            return;
+            return true;
         }
-        if self.foreign.holds(&self.ops[slot as usize].request) && !self.capture(slot) {
-            self.ops[slot as usize].stage = Stage::WriteMemory;
-            self.waiting.memory.push(slot);
-            return;
+        if capture && !self.capture(slot) {
+            return false;
         }
         self.send_to_all(slot, Stage::Write);
+        true
+    }
+
+    /// Captures the payload; false when there is no memory for it now.
+    #[inline(never)]
+    fn capture(&mut self, slot: u32) -> bool {
+        let op = &mut self.ops[slot as usize];
+        let bytes = (op.blocks() as usize) << self.shared.geometry.block_size.shift();
+        let bounce = &mut self.bounces[slot as usize];
+        let Some(captured) = bounce.capture(self.cx.pool(), &op.request, bytes) else {
+            return false;
+        };
+        op.request = captured;
+        op.captured = true;
+        true
     }
 
     #[inline(always)]
@@ -331,15 +362,7 @@ impl Inner {
     /// The request that a leg gets: at its place on the leg, under our token.
     #[inline(always)]
     pub(super) fn request_for_leg(&self, slot: u32) -> Request {
-        let op = &self.ops[slot as usize];
-        if op.captured {
-            return self.place_on_leg(op.stage, self.captured_request(slot), slot);
-        }
-        self.place_on_leg(op.stage, op.request, slot)
-    }
-
-    #[inline(always)]
-    fn place_on_leg(&self, stage: Stage, request: Request, slot: u32) -> Request {
+        let Op { stage, request, .. } = self.ops[slot as usize];
         let mut lba = request.lba;
         if request.opcode().has_range() && stage != Stage::Page {
             lba = Lba(lba.0 + self.shared.offsets.data);

@@ -157,12 +157,12 @@ impl Inner {
                 }
             }
         }
-        for index in (0..self.waiting.memory.len()).rev() {
-            let slot = self.waiting.memory[index];
-            if self.capture(slot) {
-                self.waiting.memory.swap_remove(index);
-                self.send_to_all(slot, Stage::Write);
+        while let Some(&slot) = self.waiting.memory.first() {
+            // Legs may have gone meanwhile.
+            if !self.try_write_to_legs(slot, self.must_capture(slot)) {
+                break;
             }
+            self.waiting.memory.remove(0);
         }
         self.look_at_intents();
     }
@@ -202,34 +202,6 @@ impl Inner {
                 stage => unreachable!("a request in {stage:?} waits for no lock"),
             }
         }
-    }
-
-    /// Captures the payload; false when there is no memory for it now.
-    #[cold]
-    pub(super) fn capture(&mut self, slot: u32) -> bool {
-        let bounce = &mut self.bounces[slot as usize];
-        let op = &mut self.ops[slot as usize];
-        let bytes = self.shared.geometry.block_size.bytes() as usize * op.blocks() as usize;
-        if bounce.take(self.cx.pool(), bytes).is_err() {
-            return false;
-        }
-        bounce.capture(&op.request);
-        op.captured = true;
-        true
-    }
-
-    /// The request with the payload in the slot's bounce, as its stage needs it.
-    #[cold]
-    pub(super) fn captured_request(&self, slot: u32) -> Request {
-        let op = &self.ops[slot as usize];
-        let opcode = match op.stage {
-            Stage::RepairWrite => Opcode::Write,
-            _ => op.request.opcode(),
-        };
-        let segments = self.bounces[slot as usize].segments();
-        // SAFETY: the slot's bounce is left as it is until `end_write`, when no leg has the request any more.
-        unsafe { Request::scattered(opcode, op.request.lba, op.request.ticket.blocks, segments, 0) }
-            .with_flags(op.request.ticket.flags)
     }
 
     /// All legs have answered, and some with a failure.
@@ -317,14 +289,16 @@ impl Inner {
         let bytes = self.shared.geometry.block_size.bytes() as usize * op.blocks() as usize;
         let bounce = &mut self.bounces[slot as usize];
         let leg = each(self.legs.in_sync & !op.bad).next();
-        match leg {
-            Some(leg) if bounce.take(self.cx.pool(), bytes).is_ok() => {
-                op.captured = true;
-                self.read_from(slot, leg, Stage::RepairRead);
-            }
-            // The read has its data; the block stays bad, and is found again.
-            _ => self.give_up_repair(slot),
-        }
+        // The submitter's memory has its data already, and is the submitter's.
+        let bounced =
+            leg.and_then(|leg| Some((leg, bounce.take(self.cx.pool(), &op.request, bytes)?)));
+        let Some((leg, request)) = bounced else {
+            // The block stays bad, and is found again.
+            return self.give_up_repair(slot);
+        };
+        op.request = request;
+        op.captured = true;
+        self.read_from(slot, leg, Stage::RepairRead);
     }
 
     fn repair_read_failed(&mut self, slot: u32) {
@@ -349,7 +323,8 @@ impl Inner {
         }
         let op = &mut self.ops[slot as usize];
         op.send(Stage::RepairWrite, legs.count_ones() as u8, self.view.generation);
-        let request = self.request_for_leg(slot);
+        let mut request = self.request_for_leg(slot);
+        request.ticket.opcode = Opcode::Write;
         for leg in each(legs) {
             self.legs.stage(leg, request);
         }
