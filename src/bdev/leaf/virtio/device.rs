@@ -39,6 +39,11 @@ impl VirtioBdev {
         info.physical_block_size = facts.physical_block_size;
         Arc::new(VirtioBdev { info, link: Arc::clone(link), description })
     }
+
+    /// Whether this is the device behind `link`.
+    pub(super) fn is_on(&self, link: &Arc<Link>) -> bool {
+        Arc::ptr_eq(&self.link, link)
+    }
 }
 
 impl Bdev for VirtioBdev {

@@ -8,8 +8,8 @@ use crate::virtio::ring::driver::DeviceFault;
 /// Something for the controller to deal with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// A request waits for a region that the device was not told of.
-    RegionsBehind,
+    /// A request waits for this region, which the device was not told of.
+    RegionBehind(RegionId),
     /// A request was refused, since its memory is in a region that the device cannot be told of.
     Unreachable(RegionId),
     /// The device did on this queue what cannot be.

@@ -344,7 +344,7 @@ impl<R: DriverRing> Virtqueue<R> {
         }
         if self.asked.is_none_or(|(other, answered)| answered || other != id) {
             self.asked = Some((id, false));
-            self.trouble.send(Trouble::RegionsBehind);
+            self.trouble.send(Trouble::RegionBehind(id));
         }
         Push::Full
     }
@@ -500,6 +500,8 @@ impl<R: DriverRing> Virtqueue<R> {
             self.mode = Mode::Live;
         }
         (self.kicked, self.kick_again) = (false, false);
+        // What was asked of the controller meanwhile, nobody answered.
+        self.asked = None;
         self.kick();
     }
 

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::base::Result;
 use crate::memory::Segment;
+use crate::virtio::ring::Position;
 use crate::virtio::spec::block::{RangeDescriptor, RequestHeader};
 use crate::virtio::spec::ring::{descriptor_flags, event_flags};
 
@@ -34,37 +35,10 @@ const fn half(length: u32, id: u16, flags: u16) -> u64 {
     length as u64 | (id as u64) << 32 | (flags as u64) << 48
 }
 
-/// A place in the ring and the wrap counter there (VIRTIO 2.8.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Position {
-    index: u16,
-    wrap: bool,
-}
-
-impl Position {
-    const START: Position = Position { index: 0, wrap: true };
-
-    /// Moves on by no more places than there are.
-    #[inline(always)]
-    fn advance(&mut self, count: u16, size: u16) {
-        // Sizes are up to 2^15.
-        self.index += count;
-        if self.index >= size {
-            self.index -= size;
-            self.wrap = !self.wrap;
-        }
-    }
-
-    /// The flags that make a descriptor at this place available.
-    #[inline(always)]
-    fn available(self) -> u16 {
-        if self.wrap { descriptor_flags::AVAILABLE } else { descriptor_flags::USED }
-    }
-
-    /// As SET_VRING_BASE has it.
-    fn number(self) -> u32 {
-        u32::from(self.index) | u32::from(self.wrap) << 15
-    }
+/// The flags that make a descriptor at this place available.
+#[inline(always)]
+fn available(at: Position) -> u16 {
+    if at.wrap { descriptor_flags::AVAILABLE } else { descriptor_flags::USED }
 }
 
 /// The ring.
@@ -171,7 +145,7 @@ impl PackedRing {
     #[inline(always)]
     fn put_head(&mut self, at: Position, address: u64, length: u32, id: u16, flags: u16) {
         let index = usize::from(at.index);
-        let second = half(length, id, flags | at.available());
+        let second = half(length, id, flags | available(at));
         if self.first.is_none() {
             self.first = Some((at.index, second));
             self.ring.store_first(index, address);
@@ -190,7 +164,7 @@ impl PackedRing {
         } else {
             self.append_chain(slot, shape, address, length, to_memory)
         };
-        self.next.advance(count, self.size);
+        self.next = self.next.advanced(count, self.size);
         self.filled += count;
         self.pushed += count;
     }
@@ -208,15 +182,15 @@ impl PackedRing {
         let head = self.next;
         let mut at = head;
         let mut count = FRAME_DESCRIPTORS;
-        at.advance(1, self.size);
+        at = at.advanced(1, self.size);
         if shape == Shape::Plain {
             let write = if to_memory { descriptor_flags::WRITE } else { 0 };
-            let flags = descriptor_flags::NEXT | write | at.available();
+            let flags = descriptor_flags::NEXT | write | available(at);
             self.ring.store(usize::from(at.index), address, half(length, slot, flags));
-            at.advance(1, self.size);
+            at = at.advanced(1, self.size);
             count += 1;
         }
-        let flags = descriptor_flags::WRITE | at.available();
+        let flags = descriptor_flags::WRITE | available(at);
         let status = self.statuses.address(usize::from(slot));
         self.ring.store(usize::from(at.index), status, half(1, slot, flags));
         let header = self.lines.line(usize::from(slot)).address() + HEADER as u64;
@@ -432,7 +406,7 @@ impl DriverRing for PackedRing {
             }
             let status = self.statuses.load(index);
             self.slots.release(index);
-            self.taken.advance(places, self.size);
+            self.taken = self.taken.advanced(places, self.size);
             self.filled -= places;
             count += 1;
             deliver(Done { sender: slot.sender, status });
@@ -461,7 +435,8 @@ impl DriverRing for PackedRing {
     }
 
     fn base(&self) -> u32 {
-        self.taken.number() | self.taken.number() << 16
+        let taken = u32::from(self.taken.bits());
+        taken | taken << 16
     }
 
     fn give_up(&mut self) -> Option<Sender> {
