@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::wire::malformed;
+use super::wire::{CONFIG_SIZE_MAX, malformed};
 use crate::base::Result;
 
 /// "A vring state description".
@@ -135,8 +135,21 @@ pub struct ConfigHeader {
 
 const _: () = assert!(size_of::<ConfigHeader>() == 12);
 
-/// Flags of a change of the configuration space. The document has numbers 0 and 1, front ends have these
-/// (`VHOST_SET_CONFIG_TYPE_*`).
+impl ConfigHeader {
+    /// Where the configuration space starts for front ends that count from the start of the registers of a device
+    /// (VIRTIO 4.2.2): the vhost crate, and so cloud-hypervisor.
+    const REGISTERS: u32 = 0x100;
+
+    /// The part of the configuration space that is meant, if there can be such a part: where it starts.
+    pub fn start(&self) -> Option<usize> {
+        let start = self.offset.checked_sub(ConfigHeader::REGISTERS).unwrap_or(self.offset);
+        let end = start.checked_add(self.size)?;
+        (self.size > 0 && end as usize <= CONFIG_SIZE_MAX).then_some(start as usize)
+    }
+}
+
+/// Flags of a change of the configuration space. QEMU sends these; the vhost crate, and so cloud-hypervisor, sends 1 when
+/// a driver writes a field, and 2 for migration.
 pub mod config_flags {
     /// The driver writes a field that it may write.
     pub const DRIVER: u32 = 0;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use zerocopy::IntoBytes;
 
 use super::message::Message;
-use super::payload::{ConfigHeader, Inflight, VringState, leading};
+use super::payload::{ConfigHeader, Inflight, SharedArea, VringState, leading};
 use super::wire::{Header, malformed};
 use crate::base::Result;
 
@@ -31,12 +31,18 @@ impl Message {
         Message::reply(to, state.as_bytes().to_vec(), Vec::new())
     }
 
+    /// Answers that dirty pages are logged in `area`. Front ends do not look at more than that there is an answer, but some
+    /// want it to be as long as the request.
+    pub fn reply_log_base(to: Header, area: SharedArea) -> Message {
+        Message::reply(to, area.as_bytes().to_vec(), Vec::new())
+    }
+
     /// Answers with the part of the configuration space that was `asked` for; `space` is all of it, as far as there is any:
     /// beyond its end are zeros.
     pub fn reply_config(to: Header, asked: ConfigHeader, space: &[u8]) -> Message {
         let mut payload = asked.as_bytes().to_vec();
-        let (start, size) = (asked.offset as usize, asked.size as usize);
-        let part = space.get(start..).unwrap_or_default();
+        let size = asked.size as usize;
+        let part = asked.start().and_then(|start| space.get(start..)).unwrap_or_default();
         payload.extend_from_slice(&part[..part.len().min(size)]);
         payload.resize(size_of::<ConfigHeader>() + size, 0);
         Message::reply(to, payload, Vec::new())

@@ -62,7 +62,7 @@ pub enum Request {
     ResetOwner,
     /// All of the guest's memory, and the files that it is in.
     SetMemTable(Vec<(MemoryRegion, OwnedFd)>),
-    /// Where dirty pages are logged: not in shared memory, if it is none. Answered with [`Message::reply_number`] if
+    /// Where dirty pages are logged: not in shared memory, if it is none. Answered with [`Message::reply_log_base`] if
     /// LOG_SHMFD is in use.
     SetLogBase(Option<(SharedArea, OwnedFd)>),
     /// What to signal after logging.
@@ -222,7 +222,7 @@ fn get_config(message: &Message, name: &str) -> Result<ConfigHeader> {
 fn set_config(message: &Message, name: &str) -> Result<Request> {
     message.without_descriptors(name)?;
     let (config, bytes): (ConfigHeader, _) = leading(&message.payload, name)?;
-    check_config(&config, name)?;
+    let start = check_config(&config, name)?;
     // Some front ends always send the longest payload.
     let bytes = bytes.get(..config.size as usize).ok_or_else(|| {
         malformed(format!(
@@ -231,18 +231,16 @@ fn set_config(message: &Message, name: &str) -> Result<Request> {
             config.size
         ))
     })?;
-    Ok(Request::SetConfig { offset: config.offset, flags: config.flags, bytes: bytes.to_vec() })
+    Ok(Request::SetConfig { offset: start as u32, flags: config.flags, bytes: bytes.to_vec() })
 }
 
-fn check_config(config: &ConfigHeader, name: &str) -> Result<()> {
-    let end = config.offset.checked_add(config.size);
-    if config.size == 0 || end.is_none_or(|end| end as usize > CONFIG_SIZE_MAX) {
-        return Err(malformed(format!(
+fn check_config(config: &ConfigHeader, name: &str) -> Result<usize> {
+    config.start().ok_or_else(|| {
+        malformed(format!(
             "{name}: {} bytes at offset {} of a configuration space of {CONFIG_SIZE_MAX} at most",
             config.size, config.offset
-        )));
-    }
-    Ok(())
+        ))
+    })
 }
 
 fn inflight(payload: &[u8], name: &str) -> Result<Inflight> {

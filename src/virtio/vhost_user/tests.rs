@@ -234,7 +234,7 @@ fn fields_beyond_their_limits_are_refused() {
     let far = refusal(message(Request::SetVringBase { index: 256, base: 0 }));
     assert!(far.starts_with("SET_VRING_BASE") && far.contains("256"), "{far}");
     let config = |offset, size| Request::GetConfig(ConfigHeader { offset, size, flags: 0 });
-    for (offset, size) in [(0, 257), (256, 1), (0, 0), (u32::MAX, 2), (255, 2)] {
+    for (offset, size) in [(0, 257), (512, 1), (0, 0), (u32::MAX, 2), (255, 2), (256, 257)] {
         let mut message = message(config(offset, size.min(300)));
         message.payload[4..8].copy_from_slice(&size.to_ne_bytes());
         assert!(refusal(message).starts_with("GET_CONFIG"), "{offset} {size}");
@@ -261,6 +261,19 @@ fn what_front_ends_send_oddly_is_understood() {
         Request::SetConfig { bytes, .. } => assert_eq!(bytes, [5, 6]),
         other => panic!("{other:?}"),
     }
+    // A configuration space behind the registers.
+    let behind = ConfigHeader { offset: 0x100 + 1, size: 2, flags: 1 };
+    let Request::GetConfig(asked) = Request::parse(message(Request::GetConfig(behind))).unwrap()
+    else {
+        panic!()
+    };
+    let reply = Message::reply_config(Header::request(24, 0), asked, &[1, 2, 3]);
+    assert_eq!(reply.config("GET_CONFIG", behind).unwrap(), [2, 3]);
+    let set = Request::SetConfig { offset: 0x120, flags: 1, bytes: vec![1] };
+    assert!(matches!(
+        Request::parse(message(set)).unwrap(),
+        Request::SetConfig { offset: 0x20, flags: 1, .. }
+    ));
     // The address of a log in the front end's memory.
     let base = Message::request(6, 0x7fff_0000_u64.to_ne_bytes().to_vec(), Vec::new());
     assert!(matches!(Request::parse(base).unwrap(), Request::SetLogBase(None)));
