@@ -21,6 +21,11 @@ pub struct Arguments {
     #[arg(long = "bdev", value_name = "SPEC")]
     pub bdevs: Vec<String>,
 
+    /// The block device of a vhost-user back end, such as a vhost target's, to drive from one virtqueue a core: short for
+    /// --bdev virtio:SOCKET,…; options: queues=N, entries=N, ring=split|packed, indirect=BOOL, event-idx=BOOL
+    #[arg(long, value_name = "SOCKET[,OPTION=VALUE…]")]
+    pub vhost: Vec<String>,
+
     /// Make the devices of this configuration (SPDK's JSON form, as save_config writes it) and drive
     /// those that no other stands on
     #[arg(short = 'c', long, value_name = "FILE")]
@@ -324,7 +329,13 @@ impl Arguments {
     /// Where the devices come from, for reports.
     pub fn sources(&self) -> Vec<String> {
         let config = self.config.iter().map(|path| format!("configuration {}", path.display()));
-        config.chain(self.bdevs.iter().cloned()).collect()
+        config.chain(self.specs()).collect()
+    }
+
+    /// The devices to make.
+    pub fn specs(&self) -> impl Iterator<Item = String> {
+        let vhost = self.vhost.iter().map(|device| format!("virtio:{device}"));
+        self.bdevs.iter().cloned().chain(vhost)
     }
 
     /// The plan.

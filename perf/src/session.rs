@@ -35,15 +35,14 @@ const HOG_LIMIT: Duration = Duration::from_secs(10);
 /// What keeps the run from starting. Failed I/O is no error here but a figure.
 pub fn run(arguments: &Arguments) -> Result<Run> {
     let plan = arguments.plan()?;
-    if arguments.bdevs.is_empty() && arguments.config.is_none() {
+    if arguments.specs().next().is_none() && arguments.config.is_none() {
         return Err(Error::invalid(
             "there is no device to drive: give --bdev, such as --bdev malloc:size=512M, or --config",
         ));
     }
     let specs = arguments
-        .bdevs
-        .iter()
-        .map(|spec| parse(spec).map_err(|error| Error::invalid(format!("--bdev: {error}"))));
+        .specs()
+        .map(|spec| parse(&spec).map_err(|error| Error::invalid(format!("--bdev: {error}"))));
     let nodes = specs.collect::<Result<Vec<_>>>()?;
     let cores = match &arguments.cores {
         Some(text) => text.parse::<CoreList>().map_err(|error| error.context("-m"))?,

@@ -20,6 +20,7 @@ use super::options::Options;
 use crate::base::{Error, Result};
 use crate::bdev;
 use crate::bdev::leaf::nvme::{Controllers, Hotplug};
+use crate::bdev::leaf::virtio;
 use crate::bdev::vbdev::mirror::MirrorKind;
 use crate::bdev::vbdev::{Raids, WaitingList, linear, stripe};
 use crate::load::Loads;
@@ -161,11 +162,13 @@ impl Daemon {
         let mirrors = MirrorKind::new(&bdevs, &raids);
         raids.add_kind(Rc::clone(&mirrors) as _);
         let nvme = Controllers::new(&bdevs, Some(reactors.clone()), hardware.vfio);
+        let virtio = virtio::Controllers::new(&bdevs, Some(reactors.clone()));
         let services = Rc::new(Services {
             cx: cx.clone(),
             hotplug: Hotplug::new(&cx, &nvme),
             nvme,
             vhost: vhost::Controllers::new(&bdevs, &reactors, vhost_directory),
+            virtio,
             loads: Loads::new(&bdevs, &reactors),
             reactors,
             waiting: WaitingList::new(&bdevs),
@@ -291,4 +294,9 @@ pub async fn remove_devices(services: &Services) {
         tracing::warn!("NVMe controllers are left as they are: their bdevs are still in use");
     };
     services.nvme.detach_all().or(late).await;
+    let late = async {
+        services.cx.sleep(DEVICE_PATIENCE).await;
+        tracing::warn!("virtio devices are left as they are: their bdevs are still in use");
+    };
+    services.virtio.detach_all().or(late).await;
 }

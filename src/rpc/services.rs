@@ -9,6 +9,7 @@ use super::framework::Framework;
 use crate::base::Result;
 use crate::bdev;
 use crate::bdev::leaf::nvme::{Controllers, Hotplug};
+use crate::bdev::leaf::virtio;
 use crate::bdev::vbdev::mirror::MirrorKind;
 use crate::bdev::vbdev::{Raids, WaitingList};
 use crate::load::Loads;
@@ -97,6 +98,8 @@ pub struct Services {
     pub waiting: WaitingList,
     /// The NVMe controllers.
     pub nvme: Controllers,
+    /// The virtio devices of other processes.
+    pub virtio: virtio::Controllers,
     /// Drives that are attached by themselves.
     pub hotplug: Hotplug,
     /// The vhost-user-blk controllers.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use weft::base::{BlockCount, BlockSize, ByteCount, Error, Geometry, Result, Uuid};
@@ -11,6 +12,7 @@ use weft::bdev::leaf::malloc::Malloc;
 use weft::bdev::leaf::null::Null;
 use weft::bdev::leaf::nvme::Controllers;
 use weft::bdev::leaf::uring::{Uring, UringOptions};
+use weft::bdev::leaf::virtio::{self, VirtioOptions};
 use weft::bdev::vbdev::delay::LatencyKind;
 use weft::bdev::vbdev::error::{Fault, Injection, Target};
 use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
@@ -35,6 +37,8 @@ pub struct Builder {
     raids: Raids,
     memory: RegionOptions,
     nvme: Controllers,
+    virtio: virtio::Controllers,
+    cores: usize,
     /// The names of controllers, by place.
     controllers: RefCell<BTreeMap<String, String>>,
     /// How many of each kind there are.
@@ -49,6 +53,8 @@ impl Builder {
             raids: services.raids.clone(),
             memory: services.memory,
             nvme: services.nvme.clone(),
+            virtio: services.virtio.clone(),
+            cores: services.reactors.len(),
             controllers: RefCell::default(),
             counts: RefCell::default(),
         }
@@ -181,6 +187,36 @@ pub(super) fn nvme<'a>(builder: &'a Builder, node: &'a Node, _: &'a [Arc<Device>
         let namespace = node.number("ns").unwrap_or(1);
         builder.registry.get(&format!("{name}n{namespace}"))
     })
+}
+
+pub(super) fn virtio<'a>(builder: &'a Builder, node: &'a Node, _: &'a [Arc<Device>]) -> Making<'a> {
+    Box::pin(async {
+        let socket = node.text("socket").ok_or_else(|| {
+            Error::invalid("which back end? write virtio:SOCKET, the path of its vhost-user socket")
+        })?;
+        let name = builder.name(node);
+        let mut options = VirtioOptions::new(socket);
+        options.queues = small(node.number("queues").unwrap_or(builder.cores as u64));
+        options.queue_size = node.number("entries").map_or(options.queue_size, small);
+        options.packed = match node.text("ring") {
+            None => None,
+            Some("split") => Some(false),
+            Some("packed") => Some(true),
+            Some(other) => {
+                return Err(Error::invalid(format!("ring={other}: split or packed is possible")));
+            }
+        };
+        options.indirect = node.flag("indirect");
+        options.event_index = node.flag("event-idx");
+        options.reconnect = Duration::from_secs(node.number("reconnect").unwrap_or(0));
+        builder.virtio.attach(&name, options).await?;
+        builder.registry.get(&name)
+    })
+}
+
+/// The number, or one that is too great as well.
+fn small(number: u64) -> u16 {
+    u16::try_from(number).unwrap_or(u16::MAX)
 }
 
 /// Makes a raid of this level, with strips of `unit` bytes where it has any.

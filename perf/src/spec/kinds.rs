@@ -138,6 +138,23 @@ pub static KINDS: &[Kind] = &[
         build: build::nvme,
     },
     Kind {
+        name: "virtio",
+        summary: "a block device that a vhost-user back end serves, with a virtqueue for each core",
+        children: children(0, 0),
+        bare: Some("socket"),
+        options: &[
+            option("socket", Text, ""),
+            option("queues", Number, "as many as cores"),
+            option("entries", Number, "512"),
+            option("ring", Text, "split or packed"),
+            option("indirect", Flag, "if the device can"),
+            option("event-idx", Flag, "if the device can"),
+            option("reconnect", Number, "seconds, 0"),
+            NAME,
+        ],
+        build: build::virtio,
+    },
+    Kind {
         name: "stripe",
         summary: "raid0: striped over all",
         children: children(1, limits::CHILDREN_MAX),

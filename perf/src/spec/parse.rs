@@ -35,7 +35,8 @@ pub struct Node {
 impl Node {
     /// Whether it, or what it stands on, is in another process, which has to reach our memory.
     pub fn shares_memory(&self) -> bool {
-        self.get("vfiouser").is_some() || self.children.iter().any(Node::shares_memory)
+        let elsewhere = self.kind.name == "virtio" || self.get("vfiouser").is_some();
+        elsewhere || self.children.iter().any(Node::shares_memory)
     }
 
     fn get(&self, key: &str) -> Option<&Value> {

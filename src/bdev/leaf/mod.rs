@@ -4,3 +4,4 @@ pub mod malloc;
 pub mod null;
 pub mod nvme;
 pub mod uring;
+pub mod virtio;

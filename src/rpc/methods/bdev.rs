@@ -183,6 +183,7 @@ pub(super) fn config(services: &Services) -> Vec<ConfigEntry> {
     }
     entries.extend(services.nvme.config());
     entries.extend(services.hotplug.config());
+    entries.extend(services.virtio.config());
     for device in services.bdevs.list() {
         entries.extend(device.bdev().config());
         entries.extend(super::qos::config(&device));

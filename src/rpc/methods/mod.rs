@@ -20,6 +20,7 @@ mod raid;
 mod reactor;
 mod statistics;
 mod vhost;
+mod virtio;
 mod virtual_bdev;
 
 use super::method::Method;
@@ -41,6 +42,7 @@ const TABLE: &[&[Method]] = &[
     file::METHODS,
     nvme::METHODS,
     nvme_commands::METHODS,
+    virtio::METHODS,
     raid::METHODS,
     virtual_bdev::METHODS,
     vhost::METHODS,
