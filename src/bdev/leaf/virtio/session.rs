@@ -30,8 +30,8 @@ use crate::memory::RegionId;
 use crate::reactor::{Context, Reactors, Readiness, Tsc};
 use crate::virtio::ring::driver::Layout;
 use crate::virtio::spec::{DeviceStatus, Features};
-use crate::virtio::vhost_user::{BackendChannel, BackendRequest, Frontend, Inflight, Vring};
 use crate::virtio::vhost_user::ProtocolFeatures;
+use crate::virtio::vhost_user::{BackendChannel, BackendRequest, Frontend, Inflight, Vring};
 
 /// How often regions that went are looked for.
 const REGIONS_PERIOD: Duration = Duration::from_millis(100);
@@ -254,7 +254,9 @@ impl Task {
                 Event::Trouble(Trouble::Unreachable(id)) => self.explain(id),
                 Event::Trouble(Trouble::Fault(queue, fault)) => {
                     let address = session.options.socket.display();
-                    warn!("vhost-user {address}: virtqueue {queue}: {fault}; the device is given up");
+                    warn!(
+                        "vhost-user {address}: virtqueue {queue}: {fault}; the device is given up"
+                    );
                     self.lose().await;
                     break;
                 }
@@ -340,7 +342,9 @@ impl Task {
         let address = self.session.options.socket.display();
         match id {
             RegionId::NONE => {
-                warn!("vhost-user {address}: a request's memory is in no region that can be shared");
+                warn!(
+                    "vhost-user {address}: a request's memory is in no region that can be shared"
+                );
             }
             _ => warn!(
                 "vhost-user {address}: requests fail whose memory the back end cannot reach (huge pages \
@@ -390,7 +394,10 @@ impl Task {
 
     async fn try_reconnect(&mut self) -> Result<()> {
         if self.session.options.reconnect.is_zero() {
-            return Err(Error::new(ErrorKind::NoDevice, "a back end that is gone is not waited for"));
+            return Err(Error::new(
+                ErrorKind::NoDevice,
+                "a back end that is gone is not waited for",
+            ));
         }
         let session = Rc::clone(&self.session);
         let (cx, readiness) = (&session.cx, &session.readiness);
@@ -400,7 +407,10 @@ impl Task {
             Layout::new(&queues::ring_options(&session.options, session.features))?.segments_max();
         let facts = Facts::new(&config, peer.agreement.features, segments_max)?;
         let same = Facts {
-            geometry: crate::base::Geometry { blocks: session.facts.geometry.blocks, ..facts.geometry },
+            geometry: crate::base::Geometry {
+                blocks: session.facts.geometry.blocks,
+                ..facts.geometry
+            },
             ..facts
         };
         if same != session.facts {
