@@ -8,12 +8,14 @@
 //! The layout is the protocol's. The front end could write the memory while we use it; here it is only ever read while
 //! a queue is opened, and what is read is bounded.
 
+mod layout;
 mod packed;
 mod region;
 mod split;
 
+pub use layout::InflightLayout;
 pub(in crate::virtio) use packed::PackedRecord;
-pub use region::{InflightArea, InflightLayout, InflightQueue};
+pub use region::{InflightArea, InflightQueue};
 pub(in crate::virtio) use split::SplitRecord;
 
 #[cfg(test)]

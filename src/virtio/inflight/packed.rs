@@ -28,7 +28,8 @@
 //! descriptors are in the ring when its first one is not yet: after going back they would be taken for used as soon as
 //! the driver comes there. The ring makes them available ones again when it is opened.
 
-use super::region::{InflightLayout, InflightQueue};
+use super::layout::{InflightLayout, PACKED_ENTRIES as ENTRIES, PACKED_ENTRY as ENTRY};
+use super::region::InflightQueue;
 use crate::virtio::ring::Position;
 use crate::virtio::ring::device::packed_chains::{Links, PackedChains};
 use crate::virtio::spec::ring::PackedDescriptor;
@@ -39,9 +40,7 @@ const COUNT: usize = 10;
 const FREE: usize = 12;
 /// `used_idx`, `old_used_idx` and their wrap counters, likewise.
 const USED: usize = 16;
-const ENTRIES: usize = 32;
 
-const ENTRY: usize = 32;
 /// `inflight`, `next`, `last` and `num`.
 const STATE: usize = 0;
 const IN_FLIGHT: usize = 0;
@@ -52,11 +51,6 @@ const REST: usize = 16;
 const ADDRESS: usize = 24;
 
 const VERSION_1: u16 = 1;
-
-/// Bytes of the records of a queue of `size` descriptors.
-pub(super) const fn length(size: u16) -> usize {
-    ENTRIES + ENTRY * size as usize
-}
 
 /// The records of one packed queue, and what of them is not to be read back.
 #[derive(Debug)]

@@ -6,37 +6,14 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use tracing::debug;
 
-use super::{packed, split};
+use super::layout::InflightLayout;
 use crate::base::{Error, Result};
 use crate::memory::Region;
 use crate::virtio::area::Area;
 use crate::virtio::spec::ring::QUEUE_SIZE_MAX;
 
-/// Each queue's records start at a multiple of this. The protocol does not say; other back ends do the same.
-const ALIGNMENT: usize = 64;
-
 /// Most queues that records are kept for.
 const QUEUES_MAX: u16 = 1024;
-
-/// What kind of queues the records are of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InflightLayout {
-    /// Split.
-    Split,
-    /// Packed.
-    Packed,
-}
-
-impl InflightLayout {
-    /// Bytes of one queue's records.
-    const fn queue_length(self, size: u16) -> usize {
-        let length = match self {
-            InflightLayout::Split => split::length(size),
-            InflightLayout::Packed => packed::length(size),
-        };
-        length.next_multiple_of(ALIGNMENT)
-    }
-}
 
 /// Records of all queues of a device.
 #[derive(Clone, Debug)]

@@ -14,24 +14,18 @@
 //! The ring's own used index is what makes a batch given back. A successor that finds it ahead of `used_idx` knows that the
 //! flags of that many buffers, from `last_batch_head` on, may not have been cleared any more.
 
-use super::region::{InflightLayout, InflightQueue};
+use super::layout::{InflightLayout, SPLIT_ENTRIES as ENTRIES, SPLIT_ENTRY as ENTRY};
+use super::region::InflightQueue;
 
 const VERSION: usize = 8;
 const COUNT: usize = 10;
 const LAST_BATCH_HEAD: usize = 12;
 const USED_INDEX: usize = 14;
-const ENTRIES: usize = 16;
-const ENTRY: usize = 16;
 const IN_FLIGHT: usize = 0;
 const NEXT: usize = 6;
 const COUNTER: usize = 8;
 
 const VERSION_1: u16 = 1;
-
-/// Bytes of the records of a queue of `size` descriptors.
-pub(super) const fn length(size: u16) -> usize {
-    ENTRIES + ENTRY * size as usize
-}
 
 /// The records of one split queue, and what of them is not to be read back.
 #[derive(Debug)]
@@ -121,7 +115,6 @@ impl SplitRecord {
         }
         // SAFETY: a field of every area.
         unsafe { area.store_u16(USED_INDEX, used) };
-        self.last_batch_head = if head < self.size { head } else { 0 };
 
         let mut left = Vec::new();
         for id in 0..self.size {

@@ -195,7 +195,8 @@ pub trait DeviceRing: Sized {
     /// published.
     fn base(&self) -> u32;
 
-    /// Logs what this side writes in the ring from now on, or stops.
+    /// Logs what this side writes in the ring from now on, or stops. What it may have written before is logged at once: a
+    /// predecessor that wrote under a log may have died before it could say so.
     fn set_log(&mut self, log: Option<RingLog>);
 }
 

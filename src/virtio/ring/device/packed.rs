@@ -397,5 +397,9 @@ impl DeviceRing for PackedRing {
 
     fn set_log(&mut self, log: Option<RingLog>) {
         self.log = log;
+        if let Some(RingLog { log, descriptors, device }) = &self.log {
+            log.mark(*descriptors, 16 * u64::from(self.size));
+            log.mark(*device, PACKED_EVENT_AREA as u64);
+        }
     }
 }

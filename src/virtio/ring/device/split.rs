@@ -326,5 +326,8 @@ impl DeviceRing for SplitRing {
 
     fn set_log(&mut self, log: Option<RingLog>) {
         self.log = log;
+        if let Some(RingLog { log, device, .. }) = &self.log {
+            log.mark(*device, self.memory.device_length() as u64);
+        }
     }
 }

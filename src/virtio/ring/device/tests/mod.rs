@@ -7,4 +7,5 @@ mod malformed;
 mod model;
 mod packed_driver;
 mod properties;
+mod records;
 mod split_driver;
