@@ -48,6 +48,8 @@ enum Answer {
     Config(ConfigHeader, Option<Config>),
     /// Memory for records of requests in flight.
     Inflight(Inflight, OwnedFd),
+    /// Where dirty pages are logged.
+    Log(SharedArea),
 }
 
 use Answer::{Done, Number};
@@ -73,11 +75,13 @@ impl Session {
         let request = Request::parse(message)?;
         let name = request.name();
         debug!(controller = self.facts.controller, session = self.id, "{name}");
+        let done = self.execute(request).await;
+        // Not before: a front end may want to hear of the very request that lets it.
         let acknowledge = {
             let state = self.state.borrow();
             state.protocol.has(ProtocolFeatures::REPLY_ACK) && header.wants_acknowledgement()
         };
-        let answer = match self.execute(request).await {
+        let answer = match done {
             Ok(answer) => answer,
             Err(error) if acknowledge => {
                 tracing::warn!(
@@ -101,6 +105,7 @@ impl Session {
             Answer::Inflight(inflight, file) => {
                 Message::reply_inflight(header, inflight, Some(file))
             }
+            Answer::Log(area) => Message::reply_log_base(header, area),
         };
         stream.send(reply)
     }
@@ -141,7 +146,7 @@ impl Session {
             Request::VringKick { .. } => {}
             Request::GetConfig(asked) => {
                 let config = self.disk.config();
-                let there = asked.offset < size_of::<Config>() as u32;
+                let there = asked.start().is_some_and(|start| start < size_of::<Config>());
                 return Ok(Answer::Config(asked, there.then_some(config)));
             }
             Request::SetConfig { offset, flags, bytes } => {
@@ -396,7 +401,7 @@ impl Session {
         let log = DirtyLog::map(file, area.offset, area.size)?;
         self.state.borrow_mut().log = Some(Arc::new(log));
         self.tell_log();
-        Ok(Number(0))
+        Ok(Answer::Log(area))
     }
 
     /// Tells all queues whether, and where, they log.

@@ -134,19 +134,24 @@ impl Session {
         let controller = self.facts.controller.as_str();
         info!(controller, session = self.id, "a front end is connected");
         loop {
-            let event = async { Event::Message(peer.next().await) }
-                .or(async { orders.next().await.map_or(Event::Order(Order::End), Event::Order) })
-                .or(async {
-                    match faults.next().await {
-                        Some(fault) => Event::Fault(fault),
-                        None => std::future::pending().await,
-                    }
-                })
-                .or(async {
-                    self.shared.cx.sleep(LOOK).await;
-                    Event::Look
-                })
-                .await;
+            // One event per round of the reactor: a front end that sends without a pause must not keep it from its other
+            // work, nor the session from its orders.
+            self.shared.cx.yield_now().await;
+            // Those that are rare first.
+            let event =
+                async { orders.next().await.map_or(Event::Order(Order::End), Event::Order) }
+                    .or(async {
+                        match faults.next().await {
+                            Some(fault) => Event::Fault(fault),
+                            None => std::future::pending().await,
+                        }
+                    })
+                    .or(async { Event::Message(peer.next().await) })
+                    .or(async {
+                        self.shared.cx.sleep(LOOK).await;
+                        Event::Look
+                    })
+                    .await;
             let outcome = match event {
                 Event::Message(Ok(Some(message))) => self.obey(message, &mut peer.stream).await,
                 Event::Message(Ok(None)) => break,

@@ -60,6 +60,8 @@ impl BackendChannel {
             if known {
                 return Ok(Some(request));
             }
+            // Whoever sends one such after the other does not keep the reactor from its other work.
+            self.watched.readable().await;
         }
     }
 }
