@@ -11,11 +11,10 @@ use weft::rpc::{Field, Kind, methods};
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// Parameters of ours on methods of SPDK's.
-const ADDED: &[(&str, &[&str])] =
-    &[
-        ("bdev_uring_create", &["readonly", "direct", "sqpoll", "iopoll"]),
-        ("bdev_virtio_attach_controller", &["packed_ring", "reconnect_timeout_sec"]),
-    ];
+const ADDED: &[(&str, &[&str])] = &[
+    ("bdev_uring_create", &["readonly", "direct", "sqpoll", "iopoll"]),
+    ("bdev_virtio_attach_controller", &["packed_ring", "reconnect_timeout_sec"]),
+];
 
 /// Values of SPDK's enums that we do not take, with the reason.
 const VALUES_MISSING: &[(&str, &str, &[&str])] =

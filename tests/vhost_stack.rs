@@ -247,7 +247,10 @@ fn layouts() -> impl Iterator<Item = (bool, bool, bool)> {
     (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0))
 }
 
-fn with_layout(options: VirtioOptions, (packed, indirect, event): (bool, bool, bool)) -> VirtioOptions {
+fn with_layout(
+    options: VirtioOptions,
+    (packed, indirect, event): (bool, bool, bool),
+) -> VirtioOptions {
     VirtioOptions {
         packed: Some(packed),
         indirect: Some(indirect),
@@ -263,8 +266,10 @@ fn what_is_written_is_read_in_every_layout() {
             let stack = Stack::new(&cx, &reactors);
             stack.malloc("disk", reactors.len());
             stack.serve("disk", |_| ());
-            let options =
-                VirtioOptions { queues: reactors.len() as u16, ..with_layout(stack.options(), layout) };
+            let options = VirtioOptions {
+                queues: reactors.len() as u16,
+                ..with_layout(stack.options(), layout)
+            };
             let device = stack.attach(options).await;
             exercise_all(&reactors, &device, 2000).await;
             drop(device);

@@ -85,13 +85,10 @@ impl Controllers {
     pub async fn detach(&self, name: &str) -> Result<()> {
         let found = self.0.attached.borrow().get(name).cloned();
         match found {
-            None => Err(Error::new(
-                ErrorKind::NoDevice,
-                format!("no virtio device is named '{name}'"),
-            )),
-            Some(None) => {
-                Err(Error::new(ErrorKind::Busy, format!("'{name}' is being attached")))
+            None => {
+                Err(Error::new(ErrorKind::NoDevice, format!("no virtio device is named '{name}'")))
             }
+            Some(None) => Err(Error::new(ErrorKind::Busy, format!("'{name}' is being attached"))),
             Some(Some(session)) => {
                 self.0.remove(name, &session).await;
                 Ok(())

@@ -65,9 +65,14 @@ enum Place {
 }
 
 impl Link {
-    pub(super) fn new(address: &str, reactors: Option<Reactors>, queues: Vec<AnyQueue>) -> Arc<Link> {
+    pub(super) fn new(
+        address: &str,
+        reactors: Option<Reactors>,
+        queues: Vec<AnyQueue>,
+    ) -> Arc<Link> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let seat = |queue: AnyQueue| Seat { index: queue.index(), place: Place::Free(Box::new(queue)) };
+        let seat =
+            |queue: AnyQueue| Seat { index: queue.index(), place: Place::Free(Box::new(queue)) };
         Arc::new(Link {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             address: address.to_owned(),
@@ -267,10 +272,7 @@ impl Drop for QueueHandle {
         let mut done = Completions::with_capacity(64);
         while self.queue.borrow().owes(self.owner) {
             if !std::mem::replace(&mut told, true) {
-                warn!(
-                    socket = self.link.address,
-                    "a queue is dropped with requests outstanding"
-                );
+                warn!(socket = self.link.address, "a queue is dropped with requests outstanding");
             }
             done.clear();
             self.queue.borrow_mut().poll(self.owner, &mut done);

@@ -61,7 +61,9 @@ impl VirtioOptions {
             )));
         }
         if self.socket.as_os_str().is_empty() {
-            return Err(Error::invalid("the address of a vhost-user device is the path of a socket"));
+            return Err(Error::invalid(
+                "the address of a vhost-user device is the path of a socket",
+            ));
         }
         Ok(())
     }
