@@ -1,9 +1,9 @@
 //! A virtqueue of either layout.
 
-use super::virtqueue::{Virtqueue, VirtqueueStats};
+use super::virtqueue::Virtqueue;
 use crate::base::Status;
 use crate::bdev::request::{Completion, Completions, Request};
-use crate::memory::RegionId;
+use crate::memory::{RegionId, Segment};
 use crate::reactor::Activity;
 use crate::virtio::ring::driver::{DriverRing, PackedRing, RingAddresses, SplitRing};
 
@@ -52,8 +52,12 @@ impl AnyQueue {
         either!(self, queue => queue.ring().base())
     }
 
-    pub(super) fn stats(&self) -> VirtqueueStats {
-        either!(self, queue => queue.stats())
+    pub(super) fn ask_identity(&mut self, into: Segment) {
+        either!(self, queue => queue.ask_identity(into));
+    }
+
+    pub(super) fn identity_answer(&mut self) -> Option<u8> {
+        either!(self, queue => queue.identity_answer())
     }
 
     pub(super) fn add_owner(&mut self) -> u16 {

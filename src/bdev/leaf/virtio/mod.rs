@@ -20,4 +20,3 @@ mod virtqueue;
 pub use controllers::Controllers;
 pub use device::VirtioBdev;
 pub use options::{QUEUES_MAX, VirtioOptions};
-pub use virtqueue::VirtqueueStats;

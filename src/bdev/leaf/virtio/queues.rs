@@ -11,11 +11,12 @@ use super::options::VirtioOptions;
 use super::trouble::TroubleSender;
 use super::virtqueue::{Target, Virtqueue};
 use crate::base::{Error, Result};
-use crate::memory::{Region, RegionOptions, Sharing};
+use crate::memory::{Region, RegionId, RegionOptions, Segment, Sharing};
 use crate::virtio::ring::driver::{
     Layout, PackedRing, QueueMemory, RingAddresses, RingOptions, SplitRing,
 };
 use crate::virtio::spec::Features;
+use crate::virtio::spec::block::ID_LENGTH;
 
 /// What the controller keeps of its queues, which are with reactors.
 pub(super) struct Queues {
@@ -28,6 +29,32 @@ pub(super) struct Queues {
     /// What devices would signal: nobody listens, but some want one.
     pub(super) call: OwnedFd,
     pub(super) size: u16,
+    /// Where in the memory the serial number is put.
+    identity: usize,
+}
+
+impl Queues {
+    /// Memory for the serial number.
+    pub(super) fn identity(&self) -> Segment {
+        // SAFETY: the offset is within the region, with room behind it; nothing else is there, and the region lives as
+        // long as the device is attached.
+        unsafe {
+            let address = self.memory.start().add(self.identity);
+            Segment::new(address, ID_LENGTH as u32, RegionId::NONE)
+        }
+    }
+
+    /// The serial number that was put there: up to a zero byte, what can be read of it.
+    pub(super) fn serial(&self) -> String {
+        let mut bytes = [0; ID_LENGTH];
+        for (offset, byte) in bytes.iter_mut().enumerate() {
+            // SAFETY: within the memory for it, as above; the device may write it, byte by byte, at any time.
+            *byte = unsafe { self.memory.start().add(self.identity + offset).read_volatile() };
+        }
+        let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(ID_LENGTH);
+        let text = String::from_utf8_lossy(&bytes[..length]);
+        text.chars().filter(|c| !c.is_control()).collect::<String>().trim().to_owned()
+    }
 }
 
 /// How the rings of a device are that agreed on `features`.
@@ -53,7 +80,7 @@ pub(super) fn make(
     let layout = Layout::new(options)?;
     let shared = RegionOptions { sharing: Sharing::Always, ..RegionOptions::default() };
     let length = layout.length() * usize::from(count);
-    let memory = Arc::new(Region::allocate(length, shared)?);
+    let memory = Arc::new(Region::allocate(length + ID_LENGTH, shared)?);
     let target = Target::new(facts);
     let (mut queues, mut kicks) = (Vec::new(), Vec::new());
     for index in 0..count {
@@ -75,7 +102,7 @@ pub(super) fn make(
     }
     let addresses = queues.iter().map(AnyQueue::addresses).collect();
     let call = new_eventfd()?;
-    Ok((Queues { memory, addresses, kicks, call, size: options.size }, queues))
+    Ok((Queues { memory, addresses, kicks, call, size: options.size, identity: length }, queues))
 }
 
 fn new_eventfd() -> Result<OwnedFd> {

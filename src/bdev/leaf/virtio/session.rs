@@ -18,6 +18,7 @@ use futures_lite::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
+use super::any_queue::AnyQueue;
 use super::facts::{self, Facts};
 use super::handshake::{Peer, agree, config};
 use super::link::Link;
@@ -26,7 +27,7 @@ use super::queues::{self, Queues};
 use super::told::Told;
 use super::trouble::{Trouble, TroubleSender};
 use crate::base::{BlockCount, Error, ErrorKind, Result, Status};
-use crate::memory::RegionId;
+use crate::memory::{RegionId, Segment};
 use crate::reactor::{Context, Reactors, Readiness, Tsc};
 use crate::virtio::ring::driver::Layout;
 use crate::virtio::spec::{DeviceStatus, Features};
@@ -37,8 +38,24 @@ use crate::virtio::vhost_user::{BackendChannel, BackendRequest, Frontend, Inflig
 const REGIONS_PERIOD: Duration = Duration::from_millis(100);
 /// How often a back end that is gone is looked for.
 const RECONNECT_PERIOD: Duration = Duration::from_millis(50);
+/// How long a device may take to tell its serial number, and how often the answer is looked for.
+const IDENTIFY_PATIENCE: Duration = Duration::from_secs(1);
+const IDENTIFY_PERIOD: Duration = Duration::from_micros(200);
 /// How requests end when the back end does not come back.
 const LOST: Status = Status::INTERNAL_PATH_ERROR;
+
+/// Memory for the serial number, on its way to the reactor that has the queue.
+#[derive(Clone, Copy)]
+struct Identity(Segment);
+
+// SAFETY: an address of memory that nobody looks at before the answer is there.
+unsafe impl Send for Identity {}
+
+impl Identity {
+    fn segment(self) -> Segment {
+        self.0
+    }
+}
 
 /// What happens to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +81,8 @@ pub(super) struct Session {
     queues: Queues,
     trouble: TroubleSender,
     watcher: Watcher,
+    /// As the device tells; empty if it does not.
+    serial: RefCell<String>,
     /// Who waits for the detachment.
     detach: RefCell<Option<oneshot::Sender<()>>>,
     ended: Cell<bool>,
@@ -131,12 +150,14 @@ impl Session {
             queues,
             trouble,
             watcher,
+            serial: RefCell::default(),
             detach: RefCell::new(None),
             ended: Cell::new(false),
         });
         let mut task =
             Task { session: Rc::clone(&session), events, back: None, told, inflight: None };
         task.start(peer, true).await?;
+        session.identify().await;
         info!(
             socket = address,
             queues = session.options.queues,
@@ -160,12 +181,42 @@ impl Session {
         &self.options
     }
 
+    /// Asks for the serial number, which not every device has.
+    async fn identify(&self) {
+        let into = Identity(self.queues.identity());
+        self.link
+            .for_each(&self.cx, move |queue| {
+                if queue.index() == 0 {
+                    queue.ask_identity(into.segment());
+                }
+            })
+            .await;
+        let end = Tsc::read().after(Tsc::ticks(IDENTIFY_PATIENCE));
+        while Tsc::read() < end {
+            let first = |queue: &mut AnyQueue| match queue.index() {
+                0 => queue.identity_answer(),
+                _ => None,
+            };
+            let answers = self.link.for_each(&self.cx, first).await;
+            match answers.into_iter().flatten().next() {
+                Some(0) => {
+                    *self.serial.borrow_mut() = self.queues.serial();
+                    return;
+                }
+                Some(_) => return,
+                None => self.cx.sleep(IDENTIFY_PERIOD).await,
+            }
+        }
+        debug!("a device does not answer what its serial number is");
+    }
+
     /// The `driver_specific` object's part.
     pub(super) fn description(&self) -> Value {
         json!({
             "trtype": "user",
             "traddr": self.options.socket.display().to_string(),
             "dev_type": "blk",
+            "serial": *self.serial.borrow(),
             "vq_count": self.options.queues,
             "vq_size": self.options.queue_size,
             "packed_ring": self.features.has(Features::RING_PACKED),

@@ -36,22 +36,14 @@ enum Mode {
 /// Of a sender: a flush comes after this request.
 const MARK_FLUSH: u16 = 1;
 
+/// Of a sender: nobody waits for the request.
+const NOBODY: u16 = u16::MAX;
+
 /// One of those who share the queue.
 struct Owner {
     open: bool,
     /// What ended while others polled.
     done: VecDeque<Completion>,
-}
-
-/// What a virtqueue has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VirtqueueStats {
-    /// Requests given to the device.
-    pub submitted: u64,
-    /// Requests that came back.
-    pub completed: u64,
-    /// Notifications sent.
-    pub kicks: u64,
 }
 
 /// How requests are to look.
@@ -93,7 +85,6 @@ pub(super) struct Virtqueue<R> {
     flushes: Vec<Sender>,
     index: u16,
     trouble: TroubleSender,
-    stats: VirtqueueStats,
 }
 
 /// What became of a request.
@@ -129,7 +120,6 @@ impl<R: DriverRing> Virtqueue<R> {
             flushes,
             index,
             trouble,
-            stats: VirtqueueStats::default(),
         }
     }
 
@@ -140,10 +130,6 @@ impl<R: DriverRing> Virtqueue<R> {
 
     pub(super) fn ring(&self) -> &R {
         &self.ring
-    }
-
-    pub(super) fn stats(&self) -> VirtqueueStats {
-        self.stats
     }
 
     /// A new owner.
@@ -251,7 +237,6 @@ impl<R: DriverRing> Virtqueue<R> {
             }
             taken += 1;
         }
-        self.stats.submitted += taken as u64;
         if self.ring.publish() {
             self.notify();
         }
@@ -361,7 +346,6 @@ impl<R: DriverRing> Virtqueue<R> {
 
     /// A counter that is full notifies as well; nothing else can go wrong with an eventfd.
     pub(super) fn kick(&mut self) {
-        self.stats.kicks += 1;
         let _ = rustix::io::write(&*self.kick, &1u64.to_ne_bytes());
     }
 
@@ -394,8 +378,7 @@ impl<R: DriverRing> Virtqueue<R> {
         });
         match reaped {
             Ok(0) => self.poll_idle(),
-            Ok(count) => {
-                self.stats.completed += count as u64;
+            Ok(_) => {
                 if !self.flushes.is_empty() {
                     self.push_flushes();
                 }
@@ -467,6 +450,26 @@ impl<R: DriverRing> Virtqueue<R> {
         }
     }
 
+    /// Asks for the device's serial number (5.2.6, VIRTIO_BLK_T_GET_ID), before anybody else uses the queue.
+    pub(super) fn ask_identity(&mut self, into: Segment) {
+        let ticket = Request::bare(Opcode::Flush, crate::base::Lba(0), 0, 0).ticket;
+        let sender = Sender { tag: ticket.into_words(), owner: NOBODY, mark: 0 };
+        let header = Header { kind: RequestType::GetId, sector: 0 };
+        self.ring.push(sender, header, into, true);
+        self.ring.publish();
+        self.kick();
+    }
+
+    /// The status of the answer, once it is there.
+    pub(super) fn identity_answer(&mut self) -> Option<u8> {
+        let mut status = None;
+        match self.ring.reap(1, |done| status = Some(done.status)) {
+            Ok(_) => status,
+            // Whoever uses the queue next meets the fault.
+            Err(_) => Some(u8::MAX),
+        }
+    }
+
     /// The back end is gone: what it has used is taken, what it has not is kept.
     pub(super) fn freeze(&mut self) {
         if self.mode != Mode::Live {
@@ -476,7 +479,6 @@ impl<R: DriverRing> Virtqueue<R> {
         let mut done = Vec::new();
         // It may have broken the ring, too; what is sound of it counts.
         let _ = self.ring.reap(usize::MAX, |one| done.push(one));
-        self.stats.completed += done.len() as u64;
         for one in done {
             if self.target.flushes && one.sender.mark == MARK_FLUSH && one.status == 0 {
                 self.flushes.push(Sender { mark: 0, ..one.sender });
