@@ -60,14 +60,16 @@ class Guest:
     """A running guest."""
 
     def __init__(self, name, image, kernel, *, memory=512, processors=1, machine="q35", cpu="qemu64",
-                 shared_memory=False, arguments="", devices=(), patience=60):
+                 shared_memory=False, memory_growth=0, arguments="", devices=(), incoming=None, patience=60):
         """Starts it. `devices` are arguments for QEMU, one string for each option with its value;
-        `shared_memory` lets vhost-user back ends map the guest's memory."""
+        `shared_memory` lets vhost-user back ends map the guest's memory, to which `memory_growth` MiB may be added
+        later. With `incoming`, the address of a migration, it waits for a guest to come from there."""
         self.folder = ROOT / "target/guest" / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.console = self.folder / "console"
         self.patience = patience
         self.number = 0
+        self.incoming = incoming
         self.unread = b""
         archive = self.folder / "initramfs"
         image.write(archive)
@@ -75,7 +77,8 @@ class Guest:
         control, control_far = socket.socketpair()
         command = [
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", machine, "-cpu", cpu,
-            "-smp", str(processors), "-m", str(memory), "-nodefaults", "-no-user-config", "-display", "none",
+            "-smp", str(processors), "-m", f"size={memory}M" + (
+                f",slots=4,maxmem={memory + memory_growth}M" if memory_growth else ""), "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot", "-kernel", kernel.image, "-initrd", archive,
             "-append", f"{KERNEL_ARGUMENTS} {arguments}",
             "-serial", f"file:{self.console}",
@@ -85,6 +88,8 @@ class Guest:
         if shared_memory:
             command += ["-object", f"memory-backend-memfd,id=memory,size={memory}M,share=on",
                         "-numa", "node,memdev=memory"]
+        if incoming:
+            command += ["-incoming", incoming]
         for device in devices:
             command += device.split(" ", 1)
         self.errors = open(self.folder / "qemu", "w+")
@@ -98,7 +103,8 @@ class Guest:
     def __enter__(self):
         try:
             self.qmp.greet()
-            self.answer(0, time.monotonic() + self.patience, "start")
+            if not self.incoming:
+                self.answer(0, time.monotonic() + self.patience, "start")
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise
@@ -106,7 +112,8 @@ class Guest:
 
     def __exit__(self, kind, error, trace):
         try:
-            if kind is None:
+            # One that has moved elsewhere has ended by itself.
+            if kind is None and self.process.poll() is None:
                 self.port.sendall(b"end\n")
                 self.process.wait(self.patience)
         except (OSError, subprocess.TimeoutExpired):
@@ -120,6 +127,29 @@ class Guest:
             self.port.close()
             self.qmp.connection.close()
             self.errors.close()
+
+    def reboot(self):
+        """Resets it, as its reset button would, and waits until it has started again."""
+        self.qmp.command("set-action", reboot="reset")
+        self.qmp.command("system_reset")
+        self.answer(0, time.monotonic() + self.patience, "start again")
+        # A panic ends it, as before.
+        self.qmp.command("set-action", reboot="shutdown")
+
+    def migrated(self, destination):
+        """Waits for the end of a migration to another guest, made with `incoming`, and ends this one. How it went."""
+        deadline = time.monotonic() + self.patience
+        while (state := self.qmp.command("query-migrate"))["status"] != "completed":
+            if state["status"] in ("failed", "cancelled"):
+                raise Failed(f"the migration has {state['status']}: {state.get('error-desc')}")
+            if time.monotonic() > deadline:
+                raise TimedOut(f"the migration does not end: {state}")
+            time.sleep(0.05)
+        # Commands go on with the numbers that the guest knows.
+        destination.number = self.number
+        self.qmp.connection.sendall(b'{"execute": "quit"}\n')
+        self.process.wait(self.patience)
+        return state
 
     def run(self, script, patience=None, show=False):
         """Runs a shell script in the guest; its output. Raises Failed, with the output, unless it succeeds."""

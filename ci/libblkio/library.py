@@ -95,7 +95,7 @@ SIGNATURES = {
     "blkio_map_mem_region": "pp",
     "blkio_connect": "p", "blkio_start": "p", "blkio_destroy": "p",
     "blkio_create": "sp",
-    "blkio_set_int": "psi", "blkio_set_str": "pss",
+    "blkio_set_int": "psi", "blkio_set_str": "pss", "blkio_set_bool": "psb",
     "blkio_get_int": "psp", "blkio_get_uint64": "psp", "blkio_get_bool": "psp",
     "blkioq_read": "pqpzpu", "blkioq_write": "pqpzpu",
     "blkioq_readv": "pqpipu", "blkioq_writev": "pqpipu",
@@ -104,7 +104,7 @@ SIGNATURES = {
     "blkioq_do_io": "ppiip",
 }
 TYPES = {"p": ctypes.c_void_p, "q": ctypes.c_uint64, "z": ctypes.c_size_t, "i": ctypes.c_int, "u": ctypes.c_uint32,
-         "s": ctypes.c_char_p}
+         "s": ctypes.c_char_p, "b": ctypes.c_bool}
 
 
 class BlkioError(Exception):
@@ -114,7 +114,7 @@ class BlkioError(Exception):
 class Blkio:
     """A device."""
 
-    def __init__(self, path, **properties):
+    def __init__(self, path, read_only=False, **properties):
         self.library = ctypes.CDLL(str(library()))
         for name, arguments in SIGNATURES.items():
             function = getattr(self.library, name)
@@ -126,6 +126,7 @@ class Blkio:
         self.handle = ctypes.c_void_p()
         self.check("create", self.library.blkio_create(b"virtio-blk-vhost-user", ctypes.byref(self.handle)))
         self.check("path", self.library.blkio_set_str(self.handle, b"path", str(path).encode()))
+        self.check("read-only", self.library.blkio_set_bool(self.handle, b"read-only", read_only))
         self.check("connect", self.library.blkio_connect(self.handle))
         for name, value in properties.items():
             name = name.replace("_", "-")

@@ -186,12 +186,15 @@ pub(super) fn config(services: &Services) -> Vec<ConfigEntry> {
     entries.extend(services.virtio.config());
     for device in services.bdevs.list() {
         entries.extend(device.bdev().config());
-        entries.extend(super::qos::config(&device));
-        entries.extend(super::statistics::config(&device));
     }
     entries.extend(services.waiting.config());
     entries.extend(services.raids.config());
     entries.push(ConfigEntry { method: "bdev_wait_for_examine", params: Value::Null });
+    // When all are there: a raid comes after what it is made of, or of itself.
+    for device in services.bdevs.list() {
+        entries.extend(super::qos::config(&device));
+        entries.extend(super::statistics::config(&device));
+    }
     entries
 }
 

@@ -129,7 +129,7 @@ fn describe(services: &Services, controller: &ControllerInfo) -> Value {
     let options = &controller.options;
     let mask = cores_of(&services.reactors, &options.reactors).map(|cores| cores.mask());
     // As for SPDK, a controller outlives its bdev.
-    let bdev = services.bdevs.find(&options.bdev).map(|device| device.name().to_owned());
+    let bdev = controller.has_device.then_some(&options.bdev);
     json!({
         "ctrlr": options.name,
         "cpumask": format!("0x{}", mask.unwrap_or_default()),

@@ -243,10 +243,12 @@ impl Assemblies {
         waiting.starting.set(true);
         let result = self.assemble(&registry, waiting, newest).await;
         waiting.starting.set(false);
-        let (control, late) = result?;
+        let (control, mut late) = result?;
         *waiting.started.borrow_mut() = Some(Rc::new(MirrorRaid::running(Rc::clone(&control))));
         self.waiting.borrow_mut().retain(|other| !Rc::ptr_eq(other, waiting));
         self.started(&control);
+        // Those that appeared while it was being assembled; their claims are dropped.
+        late.extend(waiting.found.take().into_iter().map(|found| found.name));
         for name in late {
             let (reply, receiver) = futures_channel::oneshot::channel();
             control.command(Command::Add(name.clone(), reply));
