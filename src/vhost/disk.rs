@@ -33,10 +33,13 @@ const _: () = {
 /// A bdev, as one controller shows it. Shared by the reactors that poll its queues.
 pub struct Disk {
     device: Arc<Device>,
+    block_size: BlockSize,
     read_only: bool,
     erases: bool,
+    /// Whether the device may keep a completed write in a cache.
+    has_cache: bool,
     serial: [u8; ID_LENGTH],
-    /// Whether a completed write may be in a cache until a flush: the driver's choice where it has one.
+    /// Whether a completed write may stay in that until a flush: the driver's choice.
     write_back: AtomicBool,
 }
 
@@ -44,12 +47,15 @@ impl Disk {
     /// The disk that shows `device`.
     pub fn new(device: &Arc<Device>, read_only: bool) -> Disk {
         let erases = device.info().erases && device.supports(Opcode::WriteZeroes);
+        let has_cache = device.info().volatile_write_cache;
         Disk {
             device: Arc::clone(device),
+            block_size: device.geometry().block_size,
             read_only,
             erases,
+            has_cache,
             serial: serial_of(device),
-            write_back: AtomicBool::new(device.info().volatile_write_cache),
+            write_back: AtomicBool::new(has_cache),
         }
     }
 
@@ -79,13 +85,13 @@ impl Disk {
     /// Block size.
     #[inline]
     pub fn block_size(&self) -> BlockSize {
-        self.device.geometry().block_size
+        self.block_size
     }
 
-    /// Whether a write must be durable before it completes.
+    /// Whether the driver counts on a write to be durable when it completes, and the device has to be told.
     #[inline]
     pub fn writes_through(&self) -> bool {
-        !self.write_back.load(Ordering::Relaxed)
+        self.has_cache && !self.write_back.load(Ordering::Relaxed)
     }
 
     /// Lets completed writes stay in the device's cache until a flush, or not.
@@ -95,7 +101,7 @@ impl Disk {
 
     /// What a front end hears of the device before it has said anything: whether there is a cache.
     pub fn reset_write_cache(&self) {
-        self.set_write_back(self.device.info().volatile_write_cache);
+        self.set_write_back(self.has_cache);
     }
 
     /// The features of the block device itself.
@@ -139,7 +145,7 @@ impl Disk {
             // A device that wants its I/O not to cross boundaries does best with as much.
             // A device that wants no I/O across boundaries does best with as much.
             opt_io_size: info.limits.boundary,
-            writeback: u8::from(!self.writes_through()),
+            writeback: u8::from(self.write_back.load(Ordering::Relaxed)),
             num_queues: QUEUES_MAX,
             max_discard_sectors: if_has(Features::BLOCK_DISCARD, RANGE_SECTORS_MAX),
             max_discard_seg: if_has(Features::BLOCK_DISCARD, ranges),

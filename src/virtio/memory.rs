@@ -68,19 +68,47 @@ impl GuestRegion {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    #[inline]
-    fn at(&self, offset: u64) -> NonNull<u8> {
-        debug_assert!(offset <= self.len());
-        // SAFETY: callers have checked that `offset` lies within the region.
-        unsafe { self.view.region.start().add(offset as usize) }
-    }
 }
 
 /// All of a guest's memory, in the order of guest addresses, without overlap.
 #[derive(Debug, Default)]
 pub struct GuestMemory {
     regions: Vec<Arc<GuestRegion>>,
+    /// The same in one piece: every address of every request is looked up here.
+    extents: Box<[Extent]>,
+}
+
+/// Where a region is, in the guest and here.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    guest_address: u64,
+    length: u64,
+    start: NonNull<u8>,
+    id: RegionId,
+}
+
+// SAFETY: addresses of memory that the regions beside it keep mapped, and that belongs to no thread.
+unsafe impl Send for Extent {}
+// SAFETY: as above.
+unsafe impl Sync for Extent {}
+
+impl Extent {
+    fn of(region: &GuestRegion) -> Extent {
+        Extent {
+            guest_address: region.guest_address,
+            length: region.len(),
+            start: region.view.region.start(),
+            id: region.view.id,
+        }
+    }
+
+    /// Where the byte at `offset` is; it must lie within.
+    #[inline]
+    fn at(&self, offset: u64) -> NonNull<u8> {
+        debug_assert!(offset < self.length);
+        // SAFETY: callers have checked that `offset` lies within the region.
+        unsafe { self.start.add(offset as usize) }
+    }
 }
 
 impl GuestMemory {
@@ -106,7 +134,8 @@ impl GuestMemory {
                 )));
             }
         }
-        Ok(GuestMemory { regions })
+        let extents = regions.iter().map(|region| Extent::of(region)).collect();
+        Ok(GuestMemory { regions, extents })
     }
 
     /// The regions.
@@ -115,19 +144,19 @@ impl GuestMemory {
     }
 
     #[inline]
-    fn region_of(&self, address: u64) -> Option<(&GuestRegion, u64)> {
+    fn extent_of(&self, address: u64) -> Option<(&Extent, u64)> {
         // A guest has few regions, and nearly all of its memory in one or two.
-        self.regions.iter().find_map(|region| {
-            let offset = address.wrapping_sub(region.guest_address);
-            (offset < region.len()).then_some((&**region, offset))
+        self.extents.iter().find_map(|extent| {
+            let offset = address.wrapping_sub(extent.guest_address);
+            (offset < extent.length).then_some((extent, offset))
         })
     }
 
     /// Where `length` bytes at guest address `address` are, if they lie in one region.
     #[inline]
     pub fn translate(&self, address: u64, length: u64) -> Option<NonNull<u8>> {
-        let (region, offset) = self.region_of(address)?;
-        (length <= region.len() - offset).then(|| region.at(offset))
+        let (extent, offset) = self.extent_of(address)?;
+        (length <= extent.length - offset).then(|| extent.at(offset))
     }
 
     /// The first part of `length` bytes at guest address `address` that lies in one region, which is
@@ -136,12 +165,11 @@ impl GuestMemory {
     /// The segment's invariant holds while this memory lives.
     #[inline]
     pub fn segment(&self, address: u64, length: u32) -> Option<Segment> {
-        let (region, offset) = self.region_of(address)?;
-        let length = u64::from(length).min(region.len() - offset) as u32;
-        let id: RegionId = region.view.id;
+        let (extent, offset) = self.extent_of(address)?;
+        let length = u64::from(length).min(extent.length - offset) as u32;
         // SAFETY: within the region, which this memory keeps mapped; who makes a request of the
         // segment keeps this memory until it has completed.
-        Some(unsafe { Segment::new(region.at(offset), length, id) })
+        Some(unsafe { Segment::new(extent.at(offset), length, extent.id) })
     }
 
     /// Where `length` bytes at the front end's own address `address` are, if they lie in one region, and the region.
@@ -153,7 +181,7 @@ impl GuestMemory {
         self.regions.iter().find_map(|region| {
             let offset = address.wrapping_sub(region.user_address);
             let within = offset < region.len() && length <= region.len() - offset;
-            within.then(|| (region.at(offset), region))
+            within.then(|| (Extent::of(region).at(offset), region))
         })
     }
 

@@ -274,7 +274,7 @@ impl Guest {
         }
         pieces.push((base + 0x100, 1, true));
         let head = self.push(&pieces);
-        assert_eq!(self.wait().0, head.into());
+        assert_eq!(self.wait().0, u32::from(head));
         self.get(BUFFERS + 0x100, 1)[0]
     }
 

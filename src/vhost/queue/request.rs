@@ -257,7 +257,6 @@ fn lba_of(sector: u64, block_shift: u32) -> Option<Lba> {
 /// How durable a write must be when it completes.
 #[inline]
 fn durability(disk: &Disk) -> RequestFlags {
-    // A device without a volatile cache needs no telling, and `FUA` would cost it nothing.
     if disk.writes_through() { RequestFlags::FUA } else { RequestFlags::NONE }
 }
 
