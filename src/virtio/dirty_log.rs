@@ -108,9 +108,9 @@ mod tests {
 
     #[test]
     fn pages_beyond_the_log_are_left_out() {
-        assert_eq!(marked(&[(0x2_0000, 1)]), []);
+        assert!(marked(&[(0x2_0000, 1)]).is_empty());
         assert_eq!(marked(&[(0x1_f000, u64::MAX)]), [31]);
-        assert_eq!(marked(&[(u64::MAX, 1), (u64::MAX, u64::MAX)]), []);
+        assert!(marked(&[(u64::MAX, 1), (u64::MAX, u64::MAX)]).is_empty());
         assert_eq!(marked(&[(0, u64::MAX)]), Vec::from_iter(0..32));
     }
 
