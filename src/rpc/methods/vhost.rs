@@ -17,7 +17,7 @@ const TRANSPORT: &str = "vhost_user_blk";
 
 methods! {
     /// Makes a bdev a virtio-blk disk of virtual machines: a vhost-user-blk controller, with a socket of its name in the
-    /// daemon's directory of sockets (`--vhost-dir`). One front end at a time is served.
+    /// daemon's directory of sockets (`--vhost-dir`).
     Runtime fn vhost_create_blk_controller(Create) -> "`true`.";
     /// Describes vhost controllers.
     Runtime fn vhost_get_controllers(Get)
