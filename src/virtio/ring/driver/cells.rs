@@ -6,10 +6,8 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::QueueMemory;
-
-/// Bytes of a cache line.
-pub(super) const LINE: usize = 64;
+use super::LINE;
+use super::memory::QueueMemory;
 
 macro_rules! accesses {
     ($load:ident, $store:ident, $number:ty, $atomic:ty) => {

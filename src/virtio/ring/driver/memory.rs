@@ -3,8 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::cells::LINE;
-use super::{RingAddresses, RingOptions};
+use super::{LINE, RingAddresses, RingOptions};
 use crate::base::{Error, ErrorKind, Result};
 use crate::memory::Region;
 use crate::virtio::spec::ring::{
