@@ -28,9 +28,6 @@ use crate::memory::Segment;
 use crate::virtio::spec::Features;
 use crate::virtio::spec::block::{RangeDescriptor, RequestType};
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
 /// What a submitter gets back with a completion, as it was given.
 pub type Tag = [u64; 3];
 
