@@ -219,7 +219,10 @@ async fn count(cx: Context, reactors: Reactors, ring: &Ring, opcode: Opcode, req
 }
 
 async fn measure(cx: Context, reactors: Reactors) {
-    println!("{:<16} {:<7} {:<6} front + back, ns per 4 KiB request at depth {DEPTHS:?}", "", "", "");
+    println!(
+        "{:<16} {:<7} {:<6} front + back, ns per 4 KiB request at depth {DEPTHS:?}",
+        "", "", ""
+    );
     for round in 0..ROUNDS {
         for ring in &RINGS {
             for (leaf, leaf_name) in [(Leaf::Null, "null"), (Leaf::Malloc, "malloc")] {
