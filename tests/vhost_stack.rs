@@ -337,11 +337,7 @@ fn a_reactor_too_many_hears_why() {
         let other = Arc::clone(&device);
         let opened = reactors.call(1, move |cx| other.open_channel(cx, 4).is_ok());
         assert!(opened.await.expect("reactor"), "the queue changes hands");
-        let many = VirtioOptions { queues: 200, ..stack.options() };
         drop(device);
-        stack.front.detach("Front").await.expect("detach");
-        let error = stack.front.attach("Front", many).await.expect_err("too many queues");
-        assert!(error.to_string().contains("200 virtqueues were asked for"), "{error}");
         stack.end().await;
     });
 }

@@ -5,7 +5,9 @@ use crate::base::Status;
 use crate::bdev::request::{Completion, Completions, Request};
 use crate::memory::{RegionId, Segment};
 use crate::reactor::Activity;
-use crate::virtio::ring::driver::{DriverRing, PackedRing, RingAddresses, SplitRing};
+use crate::virtio::ring::driver::packed::PackedRing;
+use crate::virtio::ring::driver::split::SplitRing;
+use crate::virtio::ring::driver::{DriverRing, RingAddresses};
 
 /// A virtqueue.
 pub(super) enum AnyQueue {
@@ -80,8 +82,8 @@ impl AnyQueue {
         either!(self, queue => queue.clear_region(id));
     }
 
-    pub(super) fn regions_told(&mut self) {
-        either!(self, queue => queue.regions_told());
+    pub(super) fn answer(&mut self, id: RegionId) {
+        either!(self, queue => queue.answer(id));
     }
 
     pub(super) fn freeze(&mut self) {

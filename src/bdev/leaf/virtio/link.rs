@@ -161,11 +161,13 @@ impl Link {
         self.for_each(cx, move |queue| queue.die(status)).await;
     }
 
-    /// Every queue hears that the device was told of these regions, and that it was of all that it can be told of.
-    pub(super) async fn add_regions(&self, cx: &Context, ids: Vec<RegionId>) {
+    /// Every queue hears that the device was told of a region, or cannot be.
+    pub(super) async fn answer(&self, cx: &Context, id: RegionId, told: bool) {
         self.for_each(cx, move |queue| {
-            ids.iter().for_each(|&id| queue.set_region(id));
-            queue.regions_told();
+            if told {
+                queue.set_region(id);
+            }
+            queue.answer(id);
         })
         .await;
     }

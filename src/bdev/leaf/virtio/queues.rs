@@ -12,9 +12,10 @@ use super::trouble::TroubleSender;
 use super::virtqueue::{Target, Virtqueue};
 use crate::base::{Error, Result};
 use crate::memory::{Region, RegionId, RegionOptions, Segment, Sharing};
-use crate::virtio::ring::driver::{
-    Layout, PackedRing, QueueMemory, RingAddresses, RingOptions, SplitRing,
-};
+use crate::virtio::ring::driver::memory::{Layout, QueueMemory};
+use crate::virtio::ring::driver::packed::PackedRing;
+use crate::virtio::ring::driver::split::SplitRing;
+use crate::virtio::ring::driver::{RingAddresses, RingOptions};
 use crate::virtio::spec::Features;
 use crate::virtio::spec::block::ID_LENGTH;
 

@@ -29,7 +29,7 @@ use super::trouble::{Trouble, TroubleSender};
 use crate::base::{BlockCount, Error, ErrorKind, Result, Status};
 use crate::memory::{RegionId, Segment};
 use crate::reactor::{Context, Reactors, Readiness, Tsc};
-use crate::virtio::ring::driver::Layout;
+use crate::virtio::ring::driver::memory::Layout;
 use crate::virtio::spec::{DeviceStatus, Features};
 use crate::virtio::vhost_user::ProtocolFeatures;
 use crate::virtio::vhost_user::{BackendChannel, BackendRequest, Frontend, Inflight, Vring};

@@ -94,23 +94,23 @@ impl Told {
     ) -> Result<()> {
         self.follow(cx, link, Some(frontend)).await?;
         let view = self.known.iter().find(|view| view.id == id).cloned();
-        let mut told = Vec::new();
+        let mut told = false;
         if let Some(view) = view {
             if self.ids.contains(&id.slot()) {
-                told.push(id);
+                told = true;
             } else {
                 match self.memory.add(frontend, Arc::clone(&view.region)).await {
                     Ok(()) => {
                         debug!(socket = frontend.address(), ?id, "the back end has a region more");
                         self.ids.insert(id.slot());
-                        told.push(id);
+                        told = true;
                     }
                     Err(error) if frontend.is_closed() => return Err(error),
                     Err(error) => warn!("requests in a region of memory will fail: {error}"),
                 }
             }
         }
-        link.add_regions(cx, told).await;
+        link.answer(cx, id, told).await;
         Ok(())
     }
 }

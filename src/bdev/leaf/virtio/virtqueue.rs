@@ -183,9 +183,11 @@ impl<R: DriverRing> Virtqueue<R> {
         }
     }
 
-    /// The device was told of all regions that it can be told of.
-    pub(super) fn regions_told(&mut self) {
-        if let Some((_, answered)) = &mut self.asked {
+    /// The controller has done what it can about a region. (It may have been asked about another meanwhile.)
+    pub(super) fn answer(&mut self, id: RegionId) {
+        if let Some((asked, answered)) = &mut self.asked
+            && *asked == id
+        {
             *answered = true;
         }
     }
@@ -551,3 +553,6 @@ fn failure(status: u8, opcode: Opcode) -> Status {
         _ => Status::INTERNAL_ERROR,
     }
 }
+
+#[cfg(test)]
+mod tests;

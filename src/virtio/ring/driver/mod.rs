@@ -1,6 +1,6 @@
 //! The driver's side of a virtqueue, polled, for a block device.
 //!
-//! All that a request needs is laid out when the queue is made ([`Layout`]): each *slot* has its descriptors, header
+//! All that a request needs is laid out when the queue is made ([`memory::Layout`]): each *slot* has its descriptors, header
 //! and status byte at a fixed place in memory that the device shares, written beforehand as far as they never change. A
 //! request fills in an address, a length, a type and a sector, in one cache line, and is published with its
 //! batch.
@@ -15,18 +15,14 @@
 //! queue pays for no barrier.
 
 mod cells;
-mod memory;
-mod packed;
+pub mod memory;
+pub mod packed;
 mod slots;
-mod split;
+pub mod split;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-
-pub use memory::{Layout, QueueMemory};
-pub use packed::PackedRing;
-pub use split::SplitRing;
 
 use crate::memory::Segment;
 use crate::virtio::spec::Features;

@@ -9,6 +9,9 @@ use std::sync::Arc;
 use device::{TestDevice, write};
 use proptest::prelude::*;
 
+use super::memory::{Layout, QueueMemory};
+use super::packed::PackedRing;
+use super::split::SplitRing;
 use super::*;
 use crate::memory::{HugePages, Region, RegionId};
 
