@@ -6,10 +6,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::QueueMemory;
-
-/// Bytes of a cache line.
-pub(super) const LINE: usize = 64;
+use super::memory::{LINE, QueueMemory};
 
 macro_rules! accesses {
     ($load:ident, $store:ident, $number:ty, $atomic:ty) => {

@@ -3,7 +3,6 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::cells::LINE;
 use super::{RingAddresses, RingOptions};
 use crate::base::{Error, ErrorKind, Result};
 use crate::memory::Region;
@@ -12,6 +11,8 @@ use crate::virtio::spec::ring::{
 };
 use crate::virtio::spec::{Features, block};
 
+/// Bytes of a cache line.
+pub(super) const LINE: usize = 64;
 /// Descriptors that a slot has to itself where requests are chains in the descriptor area: a cache line of them.
 pub(super) const SLOT_DESCRIPTORS: u16 = 4;
 /// Descriptors of a chain besides those of its data: the header's and the status byte's.

@@ -8,8 +8,8 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::cells::{Bytes, Field, LINE, Line, Lines, Pairs, Part};
-use super::memory::{FRAME_DESCRIPTORS, Layout, Place, QueueMemory};
+use super::cells::{Bytes, Field, Line, Lines, Pairs, Part};
+use super::memory::{FRAME_DESCRIPTORS, LINE, Layout, Place, QueueMemory};
 use super::slots::{Shape, Slot, Slots};
 use super::{
     DeviceFault, Done, DriverRing, Header, RingAddresses, RingOptions, Sender, wants_event,

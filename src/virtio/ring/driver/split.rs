@@ -6,8 +6,8 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::cells::{Bytes, Field, LINE, Line, Lines, Pairs, Part, Ring};
-use super::memory::{FRAME_DESCRIPTORS, Layout, QueueMemory, SLOT_DESCRIPTORS};
+use super::cells::{Bytes, Field, Line, Lines, Pairs, Part, Ring};
+use super::memory::{FRAME_DESCRIPTORS, LINE, Layout, QueueMemory, SLOT_DESCRIPTORS};
 use super::slots::{Shape, Slot, Slots};
 use super::{
     DeviceFault, Done, DriverRing, Header, RingAddresses, RingOptions, Sender, wants_event,
