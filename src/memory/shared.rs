@@ -66,10 +66,11 @@ impl SharedMapping {
         let start = unsafe { mapping.add(within) };
         // From here on the drop unmaps it.
         let mut shared = SharedMapping { start, mapping, mapped, watch: None };
-        // SAFETY: advice on our own mapping: a guest's memory is no part of a core dump of ours.
-        if let Err(error) =
-            unsafe { madvise(mapping.as_ptr().cast(), mapped, Advice::LinuxDontDump) }
-        {
+        // A guest's memory is no part of a core dump of ours.
+        let dump = Advice::LinuxDontDump;
+        // SAFETY: advice on our own mapping.
+        let advised = unsafe { madvise(mapping.as_ptr().cast(), mapped, dump) };
+        if let Err(error) = advised {
             debug!(%error, "shared memory would be in a core dump");
         }
         // SAFETY: all of a mapping of ours, whose memory is reached through raw pointers and can change at any time
