@@ -88,7 +88,7 @@ impl DriverRing for FakeRing {
         &mut self,
         room: usize,
         mut deliver: impl FnMut(Done),
-    ) -> std::result::Result<usize, DeviceFault> {
+    ) -> Result<usize, DeviceFault> {
         if self.fault {
             return Err(DeviceFault::UsedIndex(7));
         }
