@@ -37,6 +37,7 @@ pub struct Controller {
     /// `None` once the device has gone.
     device: RefCell<Option<Descriptor>>,
     coalescing: Cell<Coalescing>,
+    write_back: Rc<Cell<Option<bool>>>,
     sessions: RefCell<Vec<Rc<Session>>>,
 }
 
@@ -71,6 +72,7 @@ impl Controller {
             listener: RefCell::new(Some(listener)),
             device: RefCell::new(Some(device)),
             coalescing: Cell::default(),
+            write_back: Rc::default(),
             sessions: RefCell::default(),
         });
         *place.borrow_mut() = Rc::downgrade(&controller);
@@ -213,6 +215,7 @@ impl Controller {
             reactors: self.options.reactors.clone(),
             packed_ring: self.options.packed_ring,
             coalescing: self.coalescing.get(),
+            write_back: Rc::clone(&self.write_back),
             // Those that have lost their front end, and end what it left in flight.
             before: self.sessions.borrow().iter().map(Rc::downgrade).collect(),
         };

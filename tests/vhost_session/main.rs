@@ -13,9 +13,10 @@ use guest::{BUFFERS, Guest, PATIENCE, SIZE};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use weft::bdev::{Opcode, RequestFlags};
 use weft::vhost::Coalescing;
-use weft::virtio::spec::Features;
+use weft::virtio::inflight::{InflightArea, InflightLayout};
 use weft::virtio::spec::block::Config;
-use weft::virtio::vhost_user::{Request, SharedArea};
+use weft::virtio::spec::{DeviceStatus, Features};
+use weft::virtio::vhost_user::{Inflight, Request, SharedArea};
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -284,6 +285,56 @@ fn a_write_is_as_durable_as_the_guest_thinks() {
     let mut guest = Guest::running(&socket, Features::NONE);
     assert_eq!(guest.request(OUT, 0, block()), OK);
     assert_eq!(flags_of_last(), (Opcode::Write, RequestFlags::FUA));
+}
+
+/// The guest does not hear of a connection that is lost and made again, so what it has said of the write cache must hold on.
+#[test]
+fn a_choice_of_the_write_cache_outlives_a_connection() {
+    let back = Running::start();
+    let state = Arc::new(GateState::default());
+    let socket = back.gate("gate", &state);
+    let flush = Features::BLOCK_FLUSH.with(Features::BLOCK_CONFIG_WCE);
+    let flags_of_a_write = |guest: &mut Guest| {
+        assert_eq!(guest.request(OUT, 0, Some((vec![0; 4096], false))), OK);
+        state.seen.lock().unwrap().last().unwrap().1
+    };
+    let records = InflightArea::create(InflightLayout::Split, 1, SIZE).unwrap();
+    let reconnect = || {
+        let mut guest = Guest::connect(&socket, flush);
+        let inflight = Inflight {
+            size: records.length(),
+            offset: records.offset(),
+            queues: 1,
+            queue_size: SIZE,
+            padding: 0,
+        };
+        let file = records.file().try_clone_to_owned().unwrap();
+        assert!(guest.succeeds(Request::SetInflightFd(inflight, file)));
+        guest.share_memory();
+        guest.start(0);
+        guest
+    };
+    let choose = |guest: &mut Guest, writeback: u8| {
+        let offset = Config::WRITEBACK_OFFSET as u32;
+        let bytes = vec![writeback];
+        assert!(guest.succeeds(Request::SetConfig { offset, flags: 0, bytes }));
+    };
+    // As after the death of the daemon that knew: on the safe side.
+    let mut guest = reconnect();
+    assert_eq!(flags_of_a_write(&mut guest), RequestFlags::FUA);
+    choose(&mut guest, 1);
+    assert_eq!(flags_of_a_write(&mut guest), RequestFlags::NONE);
+    drop(guest);
+    assert_eq!(flags_of_a_write(&mut reconnect()), RequestFlags::NONE);
+    let mut guest = reconnect();
+    choose(&mut guest, 0);
+    // What a machine that is paused says.
+    assert!(guest.succeeds(Request::SetStatus(DeviceStatus::RESET)));
+    drop(guest);
+    assert_eq!(flags_of_a_write(&mut reconnect()), RequestFlags::FUA);
+    // Another machine.
+    let mut other = Guest::running(&socket, flush);
+    assert_eq!(flags_of_a_write(&mut other), RequestFlags::NONE);
 }
 
 #[test]

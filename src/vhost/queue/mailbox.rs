@@ -33,6 +33,8 @@ pub enum Command {
     Log(Option<RingLog>),
     /// The device goes: end what is in flight, close the channel, and fail what comes after that.
     CloseDevice(oneshot::Sender<()>),
+    /// Answers when all that was said before is in effect.
+    Settle(oneshot::Sender<()>),
     /// Takes no more requests, ends those in flight, and goes away. The answer is where a successor starts.
     Stop(oneshot::Sender<u32>),
 }
@@ -193,6 +195,14 @@ impl QueueHandle {
         let (sender, receiver) = oneshot::channel();
         self.tell(Command::Stop(sender));
         receiver.await.ok()
+    }
+
+    /// Completes when all that the queue was told is in effect.
+    pub async fn settled(&self) {
+        let (sender, receiver) = oneshot::channel();
+        self.tell(Command::Settle(sender));
+        // A queue that is gone does nothing by what it was told before.
+        let _ = receiver.await;
     }
 
     /// Lets the queue go on without its device. Completes when it has let go of it.

@@ -405,6 +405,10 @@ impl<R: DeviceRing> VirtQueue<R> {
                     self.ring.set_log(log);
                 }
                 Command::CloseDevice(closed) => self.close_device(closed),
+                Command::Settle(settled) => {
+                    // Whoever asked may have gone.
+                    let _ = settled.send(());
+                }
                 Command::Stop(stopped) => self.phase = Phase::Stopping(stopped),
             }
         }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tracing::debug;
 use zerocopy::IntoBytes;
 
@@ -62,6 +63,9 @@ fn eventfd(file: Option<OwnedFd>) -> Result<SharedFd> {
     if target.to_string_lossy() != "anon_inode:[eventfd]" {
         return Err(Error::invalid(format!("{} where an eventfd should be", target.display())));
     }
+    // A counter that nobody reads must not hold up whoever adds to it.
+    let flags = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::NONBLOCK));
+    flags.map_err(|errno| Error::os("an eventfd that does not block", errno))?;
     Ok(Some(Arc::new(file)))
 }
 
@@ -113,7 +117,7 @@ impl Session {
     async fn execute(&self, request: Request) -> Result<Answer> {
         match request {
             Request::GetFeatures => return Ok(Number(self.offered().0)),
-            Request::SetFeatures(features) => self.set_features(features)?,
+            Request::SetFeatures(features) => self.set_features(features).await?,
             Request::GetProtocolFeatures => return Ok(Number(PROTOCOL_FEATURES.0)),
             Request::SetProtocolFeatures(features) => self.set_protocol_features(features)?,
             Request::GetQueueNum => return Ok(Number(QUEUES_MAX.into())),
@@ -121,10 +125,10 @@ impl Session {
             // There is one front end to a connection from the start.
             Request::SetOwner => {}
             Request::ResetOwner | Request::ResetDevice => self.reset().await,
-            Request::SetMemTable(table) => self.set_memory(table)?,
-            Request::AddMemReg(region, file) => self.add_memory(&region, file)?,
-            Request::RemMemReg(region) => self.remove_memory(&region)?,
-            Request::SetLogBase(area) => return self.set_log(area),
+            Request::SetMemTable(table) => self.set_memory(table).await?,
+            Request::AddMemReg(region, file) => self.add_memory(&region, file).await?,
+            Request::RemMemReg(region) => self.remove_memory(&region).await?,
+            Request::SetLogBase(area) => return self.set_log(area).await,
             // The front end looks at the log by itself.
             Request::SetLogFd(_) => {}
             Request::SetVringNum { index, size } => {
@@ -185,14 +189,14 @@ impl Session {
             .with_if(self.facts.packed_ring, Features::RING_PACKED)
     }
 
-    fn set_features(&self, features: Features) -> Result<()> {
+    async fn set_features(&self, features: Features) -> Result<()> {
         let strange = features.without(self.offered());
         if strange != Features::NONE {
             return Err(Error::invalid(format!("features {strange:?}, which were not offered")));
         }
         let old = std::mem::replace(&mut self.state.borrow_mut().features, features);
         if old.has(Features::LOG_ALL) != features.has(Features::LOG_ALL) {
-            self.tell_log();
+            self.tell_log().await;
         }
         // A driver that cannot flush must find its writes durable; one that can switch the cache does so later
         // (VIRTIO 5.2.5.2).
@@ -213,8 +217,13 @@ impl Session {
 
     /// As when the machine is switched on.
     async fn reset(&self) {
-        self.stop_all().await;
         self.disk.reset_write_cache();
+        self.facts.write_back.set(None);
+        self.stop_for_reset().await;
+    }
+
+    async fn stop_for_reset(&self) {
+        self.stop_all().await;
         let mut state = self.state.borrow_mut();
         state.status = DeviceStatus::RESET;
         state.fault = None;
@@ -226,7 +235,8 @@ impl Session {
 
     async fn set_status(&self, status: DeviceStatus) {
         if status == DeviceStatus::RESET {
-            self.reset().await;
+            // Also what a machine that is paused says: the driver's choice of the write cache stays.
+            self.stop_for_reset().await;
         }
         self.state.borrow_mut().status = status;
     }
@@ -260,7 +270,7 @@ impl Session {
             self.stop(index).await;
         } else {
             // A front end that starts to migrate sends the same addresses with another flag.
-            self.tell_log();
+            self.tell_log().await;
         }
         self.start(index).await
     }
@@ -328,6 +338,7 @@ impl Session {
         match (offset as usize, bytes) {
             (Config::WRITEBACK_OFFSET, &[writeback]) => {
                 self.disk.set_write_back(writeback != 0);
+                self.facts.write_back.set(Some(writeback != 0));
                 Ok(())
             }
             // After a migration the whole space is restored; what the device itself knows stays.
@@ -350,12 +361,12 @@ impl Session {
         GuestRegion::register(registry, Arc::new(mapped), region.guest_address, region.user_address)
     }
 
-    fn set_memory(&self, table: Vec<(MemoryRegion, OwnedFd)>) -> Result<()> {
+    async fn set_memory(&self, table: Vec<(MemoryRegion, OwnedFd)>) -> Result<()> {
         let regions = table.into_iter().map(|(region, file)| self.map(&region, file));
-        self.change_memory(regions.collect::<Result<_>>()?)
+        self.change_memory(regions.collect::<Result<_>>()?).await
     }
 
-    fn add_memory(&self, region: &MemoryRegion, file: OwnedFd) -> Result<()> {
+    async fn add_memory(&self, region: &MemoryRegion, file: OwnedFd) -> Result<()> {
         let mut regions = self.state.borrow().memory.regions().to_vec();
         if regions.len() as u64 >= MEMORY_SLOTS {
             return Err(Error::new(
@@ -364,10 +375,10 @@ impl Session {
             ));
         }
         regions.push(self.map(region, file)?);
-        self.change_memory(regions)
+        self.change_memory(regions).await
     }
 
-    fn remove_memory(&self, region: &MemoryRegion) -> Result<()> {
+    async fn remove_memory(&self, region: &MemoryRegion) -> Result<()> {
         let mut regions = self.state.borrow().memory.regions().to_vec();
         let same = |other: &Arc<GuestRegion>| {
             (other.guest_address(), other.user_address(), other.len())
@@ -381,17 +392,19 @@ impl Session {
                 format!("no memory of the guest is at {:#x}", region.guest_address),
             ));
         }
-        self.change_memory(regions)
+        self.change_memory(regions).await
     }
 
-    fn change_memory(&self, regions: Vec<Arc<GuestRegion>>) -> Result<()> {
+    async fn change_memory(&self, regions: Vec<Arc<GuestRegion>>) -> Result<()> {
         let memory = Arc::new(GuestMemory::new(regions)?);
         self.state.borrow_mut().memory = Arc::clone(&memory);
         self.tell_queues(|_| Command::Memory(Arc::clone(&memory)));
+        // Once this is answered, a guest may use the memory, or its owner take it back.
+        self.settle().await;
         Ok(())
     }
 
-    fn set_log(&self, area: Option<(SharedArea, OwnedFd)>) -> Result<Answer> {
+    async fn set_log(&self, area: Option<(SharedArea, OwnedFd)>) -> Result<Answer> {
         let Some((area, file)) = area else {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -400,17 +413,18 @@ impl Session {
         };
         let log = DirtyLog::map(file, area.offset, area.size)?;
         self.state.borrow_mut().log = Some(Arc::new(log));
-        self.tell_log();
+        self.tell_log().await;
         Ok(Answer::Log(area))
     }
 
-    /// Tells all queues whether, and where, they log.
-    fn tell_log(&self) {
+    /// Tells all queues whether, and where, they log. When this is answered, nothing is written without being logged.
+    async fn tell_log(&self) {
         self.tell_queues(|index| {
             let state = self.state.borrow();
             let vring = state.vrings.get(&index);
             Command::Log(vring.and_then(|vring| state.log_of(vring)))
         });
+        self.settle().await;
     }
 
     fn inflight_layout(&self) -> InflightLayout {
@@ -440,7 +454,12 @@ impl Session {
             inflight.queues,
             inflight.queue_size,
         )?;
-        self.state.borrow_mut().inflight = Some(area);
+        let is_reconnection = self.state.borrow_mut().inflight.replace(area).is_none();
+        if is_reconnection {
+            // The guest goes on as before, and nobody repeats what it said of the write cache. If it said it to a process
+            // before this one, its writes are made durable until it says so again.
+            self.disk.set_write_back(self.facts.write_back.get().unwrap_or(false));
+        }
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ use super::queue::{Command, FaultReport, QueueHandle, QueueStart, RingKind};
 use super::shared::Shared;
 use crate::base::{Error, ErrorKind, Result};
 use crate::bdev::Device;
-use crate::reactor::Watched;
+use crate::reactor::{Tsc, Watched};
 use crate::virtio::inflight::InflightQueue;
 use crate::virtio::spec::Features;
 use crate::virtio::vhost_user::{Message, MessageStream, Received};
@@ -66,6 +66,9 @@ pub struct SessionFacts {
     pub packed_ring: bool,
     /// When interrupts are held back.
     pub coalescing: Coalescing,
+    /// What a driver has said of the write cache, if one has: it is still what the guest believes when the connection was
+    /// lost and made again.
+    pub write_back: Rc<Cell<Option<bool>>>,
     /// The sessions that there were before.
     pub before: Vec<Weak<Session>>,
 }
@@ -133,6 +136,8 @@ impl Session {
     ) {
         let controller = self.facts.controller.as_str();
         info!(controller, session = self.id, "a front end is connected");
+        let look = Tsc::ticks(LOOK);
+        let mut next_look = Tsc::read().after(look);
         loop {
             // One event per round of the reactor: a front end that sends without a pause must not keep it from its other
             // work, nor the session from its orders.
@@ -146,11 +151,12 @@ impl Session {
                             None => std::future::pending().await,
                         }
                     })
-                    .or(async { Event::Message(peer.next().await) })
                     .or(async {
-                        self.shared.cx.sleep(LOOK).await;
+                        let left = next_look.0.saturating_sub(Tsc::read().0);
+                        self.shared.cx.sleep(Tsc::duration(left)).await;
                         Event::Look
                     })
+                    .or(async { Event::Message(peer.next().await) })
                     .await;
             let outcome = match event {
                 Event::Message(Ok(Some(message))) => self.obey(message, &mut peer.stream).await,
@@ -165,7 +171,10 @@ impl Session {
                     self.note_fault(&fault);
                     Ok(())
                 }
-                Event::Look => self.look_at_memory(),
+                Event::Look => {
+                    next_look = Tsc::read().after(look);
+                    self.look_at_memory()
+                }
             };
             if let Err(error) = outcome {
                 warn!(controller, session = self.id, "a front end is cut off: {error}");
@@ -268,6 +277,13 @@ impl Session {
     fn tell_queues(&self, command: impl Fn(u16) -> Command) {
         for (index, handle) in self.running() {
             handle.tell(command(index));
+        }
+    }
+
+    /// Completes when all queues do by what they were told.
+    async fn settle(&self) {
+        for (_, handle) in self.running() {
+            handle.settled().await;
         }
     }
 

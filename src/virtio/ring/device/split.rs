@@ -116,6 +116,11 @@ impl DeviceRing for SplitRing {
         let memory = unsafe { SplitMemory::new(&place)? };
         let used = memory.used_index();
         let mut available = u16::try_from(place.base).map_err(|_| RingFault::Base(place.base))?;
+        // What the driver sees as used was fetched, too: a front end that lost its back end may give the base of the
+        // time before.
+        if (1..=place.size).contains(&used.wrapping_sub(available)) {
+            available = used;
+        }
         let mut heads = vec![false; usize::from(place.size)].into_boxed_slice();
         let mut resubmit = Vec::new();
         let mut record = None;
