@@ -298,9 +298,9 @@ fn a_choice_of_the_write_cache_outlives_a_connection() {
         assert_eq!(guest.request(OUT, 0, Some((vec![0; 4096], false))), OK);
         state.seen.lock().unwrap().last().unwrap().1
     };
-    let records = InflightArea::create(InflightLayout::Split, 1, SIZE).unwrap();
     let reconnect = || {
         let mut guest = Guest::connect(&socket, flush);
+        let records = InflightArea::create(InflightLayout::Split, 1, SIZE).unwrap();
         let inflight = Inflight {
             size: records.length(),
             offset: records.offset(),

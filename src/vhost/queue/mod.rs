@@ -218,7 +218,13 @@ impl<R: DeviceRing> VirtQueue<R> {
             self.ring.disarm();
             self.notifications.armed = false;
         }
-        // First all chains, then all headers: each step finds in the cache what the one before has asked for.
+        // First all tables, then all chains, then all headers: each step finds in the cache what the one before has asked
+        // for.
+        if count > 1 {
+            for id in &self.ids[..count] {
+                self.ring.prefetch(*id, &self.memory);
+            }
+        }
         for index in 0..count {
             let chain = &mut self.chains[index];
             self.ring.chain(self.ids[index], &self.memory, chain)?;

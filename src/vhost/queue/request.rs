@@ -6,7 +6,7 @@
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::slots::{Room, Slot};
 use crate::base::{Lba, limits};
@@ -48,10 +48,32 @@ impl<'a> Frame<'a> {
     /// answered then.
     #[inline]
     pub fn read(chain: &'a mut [Piece], memory: &GuestMemory) -> Option<Frame<'a>> {
+        if has_usual_cut(chain) {
+            return Frame::read_usual(chain, memory);
+        }
+        Frame::read_pieces(chain, memory)
+    }
+
+    /// The same for a chain whose header and status are in pieces of their own.
+    #[inline]
+    fn read_usual(chain: &'a [Piece], memory: &GuestMemory) -> Option<Frame<'a>> {
+        let [first, data @ .., last] = chain else { return None };
+        let header = read_header(first.address, memory)?;
+        let status = memory.translate(last.address, 1)?;
+        // The ring sees to it that what is read comes before what is written.
+        let (readable, writable) = match data {
+            [piece, ..] if piece.writable => (&[][..], data),
+            _ => data.split_at(data.iter().take_while(|piece| !piece.writable).count()),
+        };
+        Some(Frame { header, status, readable, writable })
+    }
+
+    /// The same for a chain that is cut otherwise.
+    #[cold]
+    fn read_pieces(chain: &'a mut [Piece], memory: &GuestMemory) -> Option<Frame<'a>> {
         let readable = chain.iter().position(|piece| piece.writable).unwrap_or(chain.len());
         let (readable, writable) = chain.split_at_mut(readable);
-        let (bytes, readable) = take_front(readable, memory)?;
-        let header = RequestHeader::read_from_bytes(&bytes).ok()?;
+        let (header, readable) = take_front(readable, memory)?;
         let (status, writable) = take_last(writable, memory)?;
         Some(Frame { header, status, readable, writable })
     }
@@ -288,47 +310,42 @@ fn gather(
     Some((total, count as u16))
 }
 
-type HeaderBytes = [u8; size_of::<RequestHeader>()];
+/// Whether the header and the status are each in a piece of their own, as nearly all drivers have them.
+#[inline]
+fn has_usual_cut(chain: &[Piece]) -> bool {
+    matches!(chain, [first, .., last]
+        if first.length == size_of::<RequestHeader>() as u32
+            && !first.writable
+            && last.length == 1
+            && last.writable)
+}
+
+/// Reads a header that is in one piece. Once: the guest may change it meanwhile.
+#[inline]
+fn read_header(address: u64, memory: &GuestMemory) -> Option<RequestHeader> {
+    let place = memory.translate(address, size_of::<RequestHeader>() as u64)?;
+    // SAFETY: as many bytes of the guest's memory, which is mapped while `memory` lives.
+    let bytes = unsafe { place.cast::<[u8; size_of::<RequestHeader>()]>().read_volatile() };
+    Some(zerocopy::transmute!(bytes))
+}
 
 /// Reads the header off the front of the readable pieces.
-#[inline]
 fn take_front<'a>(
     pieces: &'a mut [Piece],
     memory: &GuestMemory,
-) -> Option<(HeaderBytes, &'a [Piece])> {
-    let first = pieces.first_mut()?;
-    let length = size_of::<HeaderBytes>() as u32;
-    if first.length >= length {
-        let address = memory.translate(first.address, length.into())?;
-        // SAFETY: as many bytes of the guest's memory, which is mapped while `memory` lives. Read once: the guest
-        // may change them meanwhile.
-        let bytes = unsafe { address.cast::<HeaderBytes>().read_volatile() };
-        first.address += u64::from(length);
-        first.length -= length;
-        let done = usize::from(first.length == 0);
-        return Some((bytes, &pieces[done..]));
-    }
-    take_front_of_many(pieces, memory)
-}
-
-#[cold]
-fn take_front_of_many<'a>(
-    pieces: &'a mut [Piece],
-    memory: &GuestMemory,
-) -> Option<(HeaderBytes, &'a [Piece])> {
-    let mut bytes = HeaderBytes::default();
+) -> Option<(RequestHeader, &'a [Piece])> {
+    let mut header = RequestHeader { kind: 0, reserved: 0, sector: 0 };
     let mut cursor = Cursor::new(pieces);
-    cursor.read(bytes.as_mut_bytes(), memory)?;
+    cursor.read(header.as_mut_bytes(), memory)?;
     let (index, offset) = (cursor.index, cursor.offset);
     if let Some(piece) = pieces.get_mut(index) {
         piece.address += u64::from(offset);
         piece.length -= offset;
     }
-    Some((bytes, &pieces[index..]))
+    Some((header, &pieces[index..]))
 }
 
 /// Takes the status byte off the end of the writable pieces.
-#[inline]
 fn take_last<'a>(
     pieces: &'a mut [Piece],
     memory: &GuestMemory,
