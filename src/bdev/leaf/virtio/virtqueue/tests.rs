@@ -84,11 +84,7 @@ impl DriverRing for FakeRing {
         false
     }
 
-    fn reap(
-        &mut self,
-        room: usize,
-        mut deliver: impl FnMut(Done),
-    ) -> Result<usize, DeviceFault> {
+    fn reap(&mut self, room: usize, mut deliver: impl FnMut(Done)) -> Result<usize, DeviceFault> {
         if self.fault {
             return Err(DeviceFault::UsedIndex(7));
         }
