@@ -13,6 +13,7 @@ use weft::base::{BlockCount, BlockSize, ByteCount, Geometry, Lba, Result, Uuid};
 use weft::bdev::leaf::malloc::Malloc;
 use weft::bdev::leaf::null::Null;
 use weft::bdev::leaf::nvme::Controllers;
+use weft::bdev::leaf::virtio::{self, VirtioOptions};
 use weft::bdev::vbdev::raid::{RaidLevel, RaidSpec};
 use weft::bdev::vbdev::split::{self, SplitSpec};
 use weft::bdev::vbdev::{delay, error, linear, passthru, stripe};
@@ -20,11 +21,14 @@ use weft::bdev::{
     Bdev, Channel, Completions, ConfigEntry, Device, HistogramOptions, Info, IoLimits, Opcode,
     OpcodeSet, QosLimits, Queue, Request,
 };
-use weft::memory::{HugePages, PoolOptions, Region, RegionView, Registry, Segment};
+use weft::memory::{
+    HugePages, PoolOptions, Region, RegionOptions, RegionView, Registry, Segment, Sharing,
+};
 use weft::nvme::ControllerOptions;
 use weft::nvme::model::{Model, ModelOptions, NamespaceOptions};
 use weft::nvme::vfio::VfioOptions;
-use weft::reactor::{Activity, Context};
+use weft::reactor::{self, Activity, Context, CoreList, ReactorOptions, Reactors};
+use weft::vhost;
 
 struct Counting;
 
@@ -340,4 +344,107 @@ fn nvme() {
         cx.remove_poller(poller);
         assert_eq!(model.faults(), []);
     }
+}
+
+/// Requests through both ends of a virtqueue: the bdev that drives it, and the controller that serves it.
+#[test]
+fn virtqueues() {
+    let memory = RegionOptions {
+        huge_pages: HugePages::Never,
+        sharing: Sharing::Always,
+        ..RegionOptions::default()
+    };
+    let cores = CoreList::first_allowed().expect("a core");
+    let options = ReactorOptions { pool: memory.into(), ..ReactorOptions::new(cores) };
+    let run = reactor::run(options, async move |cx: Context, reactors: Reactors| {
+        let folder = tempfile::tempdir().expect("folder");
+        let registry = weft::bdev::Registry::new(&cx);
+        let bdev = Malloc::create("disk", None, geometry(), memory).expect("memory");
+        registry.register(bdev, Vec::new()).expect("malloc");
+        let back = vhost::Controllers::new(&registry, &reactors, folder.path().into());
+        let front = virtio::Controllers::new(&registry, Some(reactors.clone()));
+        for packed in [false, true] {
+            let served = vhost::ControllerOptions {
+                name: "vm".into(),
+                bdev: "disk".into(),
+                reactors: Vec::new(),
+                read_only: false,
+                packed_ring: packed,
+            };
+            back.create(served).expect("controller");
+            let driven = VirtioOptions {
+                packed: Some(packed),
+                ..VirtioOptions::new(folder.path().join("vm"))
+            };
+            front.attach("Front", driven).await.expect("attach");
+            let device = registry.get("Front").expect("the bdev");
+            for opcode in [Opcode::Read, Opcode::Write, Opcode::Flush, Opcode::WriteZeroes] {
+                // In one segment, and in two.
+                for pieces in [1, 2] {
+                    let counted = allocations_of_stream(&cx, &device, opcode, pieces).await;
+                    assert_eq!(counted, 0, "{opcode:?} in {pieces} pieces, packed: {packed}");
+                }
+            }
+            drop(device);
+            front.detach("Front").await.expect("detach");
+            back.stop().await;
+        }
+    });
+    run.expect("reactors");
+}
+
+/// What a stream of requests allocates on the reactor that does all of its work, once it has run a while.
+async fn allocations_of_stream(
+    cx: &Context,
+    device: &Arc<Device>,
+    opcode: Opcode,
+    pieces: usize,
+) -> u64 {
+    const WARM: u64 = 2000;
+    const COUNTED: u64 = 4000;
+    let mut channel = device.open_channel(cx, DEPTH as u32).expect("a channel");
+    let buffer = cx.pool().take(8 * 512).expect("a buffer");
+    // SAFETY: the buffer outlives the poller, which is done with its requests when it reports.
+    let whole = unsafe { buffer.segment(8 * 512) };
+    let half = 4 * 512;
+    let segments = [whole.part(0, half), whole.part(half, half)];
+    let mut completions = Completions::with_capacity(DEPTH);
+    let (report, reported) = futures_channel::oneshot::channel();
+    let mut report = Some(report);
+    let (mut sent, mut ended, mut start) = (0, 0, 0);
+    let poller = move |_: &Context| {
+        while sent < WARM + COUNTED && sent - ended < DEPTH as u64 {
+            let lba = Lba(sent * 8 % BLOCKS);
+            let request = match (opcode.payload_factor(), pieces) {
+                (0, _) => Request::bare(opcode, lba, 8, sent),
+                (_, 1) => Request::new(opcode, lba, 8, whole, sent),
+                // SAFETY: the segments live in this closure, which stays in its box until all have completed.
+                _ => unsafe { Request::scattered(opcode, lba, 8, &segments, sent) },
+            };
+            if channel.submit(&mut [request]) == 0 {
+                break;
+            }
+            sent += 1;
+        }
+        channel.poll(&mut completions);
+        for completion in &completions {
+            assert!(completion.status.is_success(), "{completion:?}");
+            ended += 1;
+            if ended == WARM {
+                start = CALLS.get();
+            }
+        }
+        completions.clear();
+        if ended == WARM + COUNTED
+            && let Some(report) = report.take()
+        {
+            report.send(CALLS.get() - start).expect("somebody waits");
+        }
+        Activity::Busy
+    };
+    let id = cx.add_poller("stream", None, Box::new(poller));
+    let counted = reported.await.expect("a report");
+    cx.remove_poller(id);
+    drop(buffer);
+    counted
 }

@@ -539,3 +539,53 @@ fn interrupts_come_when_they_are_wanted_and_are_held_back_when_told() {
         interrupts > 0
     });
 }
+
+/// A guest whose every word is random: chains of random pieces, headers of random bytes, indices that jump. Whatever comes of
+/// it, the daemon serves others, and this one after a reset.
+#[test]
+fn random_guests_harm_nobody() {
+    let back = Running::start();
+    let socket = back.disk("disk", false);
+    let mut healthy = Guest::running(&back.disk("other", false), Features::NONE);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |bound: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 9) % bound
+    };
+    for round in 0..60 {
+        let mut guest = Guest::running(&socket, Features::INDIRECT_DESC);
+        for _ in 0..40 {
+            for index in 0..SIZE {
+                let address = match random(8) {
+                    0 => random(u64::MAX),
+                    1 => guest.base() + guest.memory.len() as u64 - random(64),
+                    _ => guest.base() + BUFFERS + random(0x4000),
+                };
+                let length = match random(6) {
+                    0 => 16,
+                    1 => 1,
+                    2 => 512 * random(32) as u32,
+                    3 => random(1 << 32) as u32,
+                    _ => random(5000) as u32,
+                };
+                let next = (random(2) == 0).then_some(random(u64::from(SIZE) + 1) as u16);
+                guest.describe(index, (address, length, random(2) == 0), next);
+            }
+            for place in 0..0x40 {
+                let kind = [IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES, 99][random(7) as usize];
+                guest.put_header(BUFFERS + place * 0x100, kind, random(4 * BLOCKS * SECTORS));
+            }
+            let head = random(u64::from(SIZE)) as u16;
+            guest.push_head(if random(50) == 0 { random(1 << 16) as u16 } else { head });
+            if random(50) == 0 {
+                guest.set_available(random(1 << 16) as u16);
+            }
+        }
+        assert_eq!(healthy.request(IN, 0, Some((vec![0; 4096], true))), OK, "round {round}");
+        guest.stop();
+    }
+    let mut again = Guest::running(&socket, Features::NONE);
+    assert_eq!(again.request(IN, 0, Some((vec![0; 4096], true))), OK);
+}
