@@ -108,11 +108,9 @@ fn exercise<R: DriverRing>(mut ring: R, options: &RingOptions, script: &[(u8, u8
                     pending.insert(id, Pending::Other);
                 }
             }
-            3 => {
-                if ring.push_bare(sender(id), Header { kind: RequestType::Flush, sector: 0 }) {
-                    number += 1;
-                    pending.insert(id, Pending::Other);
-                }
+            3 if ring.push_bare(sender(id), FLUSH) => {
+                number += 1;
+                pending.insert(id, Pending::Other);
             }
             4 => {
                 ring.publish();
