@@ -78,7 +78,8 @@ fn a_back_end_that_goes_away_is_noticed_without_a_request() {
 
 #[test]
 fn answers_to_something_else_end_the_connection() {
-    let replies: [(&str, fn(Header) -> Vec<u8>); 7] = [
+    type Answer = fn(Header) -> Vec<u8>;
+    let replies: [(&str, Answer); 7] = [
         ("with a reply to 2", |header| {
             Message::reply_number(Header { request: 2, ..header }, 0).bytes()
         }),
