@@ -237,6 +237,7 @@ impl<R: DeviceRing> VirtQueue<R> {
         for index in 0..count {
             self.start(self.ids[index], index)?;
         }
+        self.mailbox.counters.set_in_flight(self.live);
         Ok(count)
     }
 

@@ -226,7 +226,7 @@ impl Session {
         self.stop_all().await;
         let mut state = self.state.borrow_mut();
         state.status = DeviceStatus::RESET;
-        state.fault = None;
+        state.forget_fault();
         for vring in state.vrings.values_mut() {
             let (call, error) = (vring.call.take(), vring.error.take());
             *vring = Vring { call, error, ..Vring::default() };
@@ -329,7 +329,7 @@ impl Session {
         let mut state = self.state.borrow_mut();
         // A fault was one of queues that ran.
         if state.vrings.values().all(|vring| vring.running.is_none()) {
-            state.fault = None;
+            state.forget_fault();
         }
         Ok(Answer::VringBase(index, base))
     }

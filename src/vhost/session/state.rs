@@ -61,15 +61,26 @@ impl State {
         })
     }
 
-    /// Notes that a driver broke its queue, and tells the front end.
+    /// Notes that a driver broke its queue, and tells the front end. News of a queue that was stopped meanwhile are old.
     pub fn fail(&mut self, queue: u16, text: String) {
-        if let Some(error) = self.vrings.get(&queue).and_then(|vring| vring.error.as_ref()) {
+        let Some(vring) = self.vrings.get(&queue).filter(|vring| vring.running.is_some()) else {
+            return;
+        };
+        if let Some(error) = &vring.error {
             // A descriptor that is no eventfd is the front end's own loss.
             let _ = rustix::io::write(&**error, &1_u64.to_ne_bytes());
         }
         self.fault.get_or_insert(text);
         // The driver finds the status changed when it hears that the configuration has (VIRTIO 2.1.2).
         self.notify_config_change();
+    }
+
+    /// The queues that a driver broke are stopped: it may begin anew.
+    pub fn forget_fault(&mut self) {
+        if self.fault.take().is_some() {
+            // Buffers that were taken when it broke are on record as in flight, and will never be completed.
+            self.inflight = None;
+        }
     }
 
     /// Tells the front end that the configuration space has changed, if it wants to hear such things.
