@@ -1,4 +1,4 @@
-//! Unix sockets without blocking: the [`Listener`] that one process has at a path, [`connect`], and streams
+//! Unix sockets without blocking: the [`Listener`] that one process has at a path, [`connect()`], and streams
 //! whose bytes have descriptors beside them ([`receive`], [`send`]).
 //!
 //! What is said over them is the business of the protocols above.

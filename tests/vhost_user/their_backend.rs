@@ -382,6 +382,8 @@ fn a_back_end_with_few_extensions_will_do() {
         let agreement = frontend.negotiate(wanted(), ours).await.unwrap();
         assert_eq!(agreement.protocol_features, ProtocolFeatures::CONFIG);
         assert_eq!((agreement.queues_max, agreement.memory_slots), (None, 8));
+        // What is not acknowledged has been obeyed when something later is answered.
+        frontend.offered().await.unwrap();
         peer.take();
         let mut memory = SharedMemory::default();
         let error = memory.set(&frontend, regions.clone()).await.unwrap_err();
