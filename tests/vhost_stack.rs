@@ -313,6 +313,50 @@ fn a_back_end_that_comes_back_finds_every_request() {
 }
 
 #[test]
+fn a_queue_that_moves_under_load_loses_nothing() {
+    on_reactors("0-1", async |cx: Context, reactors: Reactors| {
+        for packed in [false, true] {
+            let stack = Rc::new(Stack::new(&cx, &reactors));
+            stack.malloc("disk", reactors.len());
+            stack.serve("disk", |_| ());
+            let options = VirtioOptions {
+                queues: reactors.len() as u16,
+                packed: Some(packed),
+                ..stack.options()
+            };
+            let device = stack.attach(options).await;
+            let (mover, done) = (Rc::clone(&stack), Rc::new(std::cell::Cell::new(false)));
+            let moves = Rc::new(std::cell::Cell::new(0_usize));
+            let (ended, counted, sleeper) = (Rc::clone(&done), Rc::clone(&moves), cx.clone());
+            let count = reactors.len();
+            cx.spawn(async move {
+                while !ended.get() {
+                    let turn = counted.get();
+                    let queue = (turn % count) as u16;
+                    match mover.back.move_queue("vm", queue, turn / count % count).await {
+                        Ok(()) => counted.set(turn + 1),
+                        // A queue is set up when its first user comes.
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+                    }
+                    sleeper.yield_now().await;
+                }
+            });
+            exercise_all(&reactors, &device, 5000).await;
+            done.set(true);
+            assert!(moves.get() > 10, "{} moves", moves.get());
+            let nowhere = stack.back.move_queue("vm", 0, count).await.expect_err("no such reactor");
+            assert_eq!(nowhere.kind(), ErrorKind::Invalid);
+            drop(device);
+            stack.front.detach_all().await;
+            while Rc::strong_count(&stack) > 1 {
+                cx.sleep(Duration::from_millis(1)).await;
+            }
+            stack.back.stop().await;
+        }
+    });
+}
+
+#[test]
 fn a_reactor_too_many_hears_why() {
     on_reactors("0-1", async |cx: Context, reactors: Reactors| {
         if reactors.len() < 2 {
