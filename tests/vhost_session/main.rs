@@ -505,7 +505,19 @@ fn a_queue_stops_with_nothing_in_flight_and_starts_where_it_stopped() {
         assert_eq!(guest.used(), 40, "a disabled queue takes nothing");
     }
     assert!(guest.succeeds(Request::SetVringEnable { index: 0, enable: true }));
-    guest.wait();
+    wait_for("the flush", || guest.used() == 41);
+    // It does not say where it stands while anything is under way.
+    state.closed.store(true, Ordering::SeqCst);
+    let arrived = state.arrived.load(Ordering::SeqCst);
+    guest.push(&[(base, 16, false), (base + 0x100, 1, true)]);
+    wait_for("another", || state.arrived.load(Ordering::SeqCst) == arrived + 1);
+    let stopper = std::thread::spawn(move || (guest.stop(), guest.used()));
+    for _ in 0..100 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        assert!(!stopper.is_finished(), "stopped with a request in flight");
+    }
+    state.closed.store(false, Ordering::SeqCst);
+    assert_eq!(stopper.join().unwrap(), (42, 42));
 }
 
 #[test]
