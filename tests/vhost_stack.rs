@@ -104,6 +104,15 @@ impl Stack {
     }
 }
 
+/// Ends a stack once the task that shares it has ended.
+async fn end_when_alone(cx: &Context, stack: Rc<Stack>) {
+    stack.front.detach_all().await;
+    while Rc::strong_count(&stack) > 1 {
+        cx.sleep(Duration::from_millis(1)).await;
+    }
+    stack.back.stop().await;
+}
+
 /// A small generator of random numbers (xorshift).
 struct Random(u64);
 
@@ -303,11 +312,7 @@ fn a_back_end_that_comes_back_finds_every_request() {
             exercise_all(&reactors, &device, 5000).await;
             done.set(true);
             drop(device);
-            stack.front.detach_all().await;
-            while Rc::strong_count(&stack) > 1 {
-                cx.sleep(Duration::from_millis(1)).await;
-            }
-            stack.back.stop().await;
+            end_when_alone(&cx, stack).await;
         }
     });
 }
@@ -347,11 +352,7 @@ fn a_queue_that_moves_under_load_loses_nothing() {
             let nowhere = stack.back.move_queue("vm", 0, count).await.expect_err("no such reactor");
             assert_eq!(nowhere.kind(), ErrorKind::Invalid);
             drop(device);
-            stack.front.detach_all().await;
-            while Rc::strong_count(&stack) > 1 {
-                cx.sleep(Duration::from_millis(1)).await;
-            }
-            stack.back.stop().await;
+            end_when_alone(&cx, stack).await;
         }
     });
 }

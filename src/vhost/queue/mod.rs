@@ -15,6 +15,7 @@ mod start;
 
 use std::cell::Cell;
 use std::io::IoSliceMut;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +27,8 @@ use self::interrupts::Interrupts;
 pub use self::mailbox::{Command, Fault, FaultReport, QueueHandle, SharedFd};
 use self::mailbox::{Faults, Mailbox};
 use self::request::{Frame, Step, next_range};
-use self::slots::{Room, Slot, rooms};
-pub use self::start::{QueueStart, RingKind};
+use self::slots::{Room, Slot};
+pub use self::start::QueueStart;
 use crate::base::Status;
 use crate::bdev::{Channel, Completions, Queue, Request};
 use crate::memory::copy::prefetch;
@@ -35,7 +36,7 @@ use crate::reactor::{Activity, Context, IdlePolicy, Poller, PollerId, Tsc, WakeG
 use crate::vhost::disk::Disk;
 use crate::virtio::dirty_log::DirtyLog;
 use crate::virtio::memory::{GuestMemory, GuestRegion};
-use crate::virtio::ring::device::{CHAIN_MAX, DeviceRing, Piece};
+use crate::virtio::ring::device::{DeviceRing, Piece};
 use crate::virtio::spec::block::{RequestStatus, RequestType};
 
 /// Most buffers that one round takes from a ring, so that the queues of a reactor take turns.
@@ -147,7 +148,6 @@ impl Notifications {
     }
 
     fn set_kick(&mut self, kick: SharedFd, cx: &Context) {
-        use std::os::fd::AsFd;
         // One that cannot be waited for leaves the queue to be polled.
         self.wake = kick.as_ref().and_then(|kick| cx.wake_on(kick.as_fd()).ok());
         self.kick = kick;
@@ -508,28 +508,6 @@ impl<R: DeviceRing> VirtQueue<R> {
         }
         if let Some(id) = self.id.get() {
             cx.remove_poller(id);
-        }
-    }
-}
-
-/// The parts of a queue that depend on its size.
-struct Tables {
-    slots: Box<[Slot]>,
-    rooms: Box<[Room]>,
-    staged: Vec<Request>,
-    completions: Completions,
-    chains: Box<[Vec<Piece>; BATCH]>,
-}
-
-impl Tables {
-    fn new(size: u16) -> Tables {
-        let size = usize::from(size);
-        Tables {
-            slots: vec![Slot::EMPTY; size].into_boxed_slice(),
-            rooms: rooms(size),
-            staged: Vec::with_capacity(size),
-            completions: Completions::with_capacity(size),
-            chains: Box::new(std::array::from_fn(|_| Vec::with_capacity(CHAIN_MAX))),
         }
     }
 }

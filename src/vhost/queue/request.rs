@@ -117,18 +117,12 @@ impl<'a> Frame<'a> {
         room: &mut Room,
     ) -> Step {
         let pieces = if opcode == Opcode::Read { self.writable } else { self.readable };
-        let (length, count) = match pieces {
-            [piece] => match memory.segment(piece.address, piece.length) {
-                Some(segment) if segment.len() == piece.length => {
-                    slot.first = segment;
-                    (u64::from(piece.length), 1)
-                }
-                _ => match gather(pieces, memory, slot, room) {
-                    Some(gathered) => gathered,
-                    None => return Done(RequestStatus::IoError),
-                },
-            },
-            pieces => match gather(pieces, memory, slot, room) {
+        let (length, count) = match whole(pieces, memory) {
+            Some(segment) => {
+                slot.first = segment;
+                (u64::from(segment.len()), 1)
+            }
+            None => match gather(pieces, memory, slot, room) {
                 Some(gathered) => gathered,
                 None => return Done(RequestStatus::IoError),
             },
@@ -280,6 +274,13 @@ fn lba_of(sector: u64, block_shift: u32) -> Option<Lba> {
 #[inline]
 fn durability(disk: &Disk) -> RequestFlags {
     if disk.writes_through() { RequestFlags::FUA } else { RequestFlags::NONE }
+}
+
+/// The segment that data in one piece are, unless they lie in several regions of the guest's memory.
+#[inline]
+fn whole(pieces: &[Piece], memory: &GuestMemory) -> Option<Segment> {
+    let [piece] = pieces else { return None };
+    memory.segment(piece.address, piece.length).filter(|segment| segment.len() == piece.length)
 }
 
 /// Collects the segments of data in several pieces. Returns its length and how many segments it has; `None`

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use super::interrupts::Interrupts;
 use super::mailbox::{Faults, Mailbox, QueueHandle, SharedFd};
-use super::{Device, Notifications, Phase, Tables, VirtQueue};
+use super::slots::{Slot, rooms};
+use super::{Device, Notifications, Phase, VirtQueue};
 use crate::base::{Error, ErrorKind, Result, limits};
+use crate::bdev::Completions;
 use crate::reactor::{Context, Reactors};
 use crate::vhost::disk::Disk;
 use crate::vhost::info::Coalescing;
@@ -15,23 +17,13 @@ use crate::virtio::inflight::InflightQueue;
 use crate::virtio::memory::{GuestMemory, GuestRegion};
 use crate::virtio::ring::device::packed::PackedRing;
 use crate::virtio::ring::device::split::SplitRing;
-use crate::virtio::ring::device::{DeviceRing, RingLog, RingPlace};
-
-/// The layout of a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RingKind {
-    /// Split.
-    Split,
-    /// Packed.
-    Packed,
-}
+use crate::virtio::ring::device::{CHAIN_MAX, DeviceRing, RingLog, RingPlace};
+use crate::virtio::spec::Features;
 
 /// All that a queue needs.
 pub struct QueueStart {
     /// Its index.
     pub index: u16,
-    /// Layout.
-    pub kind: RingKind,
     /// Where the ring is: in `memory`.
     pub place: RingPlace,
     /// What keeps it there.
@@ -75,9 +67,9 @@ impl QueueStart {
     }
 
     fn open(self, cx: &Context, mailbox: Arc<Mailbox>) -> Result<()> {
-        match self.kind {
-            RingKind::Split => self.run::<SplitRing>(cx, mailbox),
-            RingKind::Packed => self.run::<PackedRing>(cx, mailbox),
+        match self.place.features.has(Features::RING_PACKED) {
+            true => self.run::<PackedRing>(cx, mailbox),
+            false => self.run::<SplitRing>(cx, mailbox),
         }
     }
 
@@ -96,7 +88,7 @@ impl QueueStart {
         };
         let log = self.log.as_ref().map(|log| Arc::clone(&log.log));
         ring.set_log(self.log);
-        let Tables { slots, rooms, staged, completions, chains } = Tables::new(self.place.size);
+        let size = usize::from(self.place.size);
         let id = Rc::new(Cell::new(None));
         let name = format!("vhost_{}_{}", self.disk.device().name(), self.index);
         let queue = VirtQueue {
@@ -110,11 +102,11 @@ impl QueueStart {
             _ring_regions: self.ring_regions,
             memory_epoch: 0,
             old_memories: Vec::new(),
-            slots,
-            rooms,
-            staged,
-            completions,
-            chains,
+            slots: vec![Slot::EMPTY; size].into_boxed_slice(),
+            rooms: rooms(size),
+            staged: Vec::with_capacity(size),
+            completions: Completions::with_capacity(size),
+            chains: Box::new(std::array::from_fn(|_| Vec::with_capacity(CHAIN_MAX))),
             ids: [0; super::BATCH],
             completed: 0,
             log,

@@ -27,13 +27,12 @@ use tracing::{debug, info, warn};
 use self::state::State;
 use super::disk::{Disk, QUEUES_MAX};
 use super::info::{Coalescing, QueueInfo, SessionInfo};
-use super::queue::{Command, FaultReport, QueueHandle, QueueStart, RingKind};
+use super::queue::{Command, FaultReport, QueueHandle, QueueStart};
 use super::shared::Shared;
 use crate::base::{Error, ErrorKind, Result};
 use crate::bdev::Device;
 use crate::reactor::{Tsc, Watched};
 use crate::virtio::inflight::InflightQueue;
-use crate::virtio::spec::Features;
 use crate::virtio::vhost_user::{Message, MessageStream, Received};
 
 /// How often a session looks whether its guest's memory is still there, and whether one before it has ended.
@@ -337,15 +336,10 @@ impl Session {
             .place(&state.memory, state.features)
             .map_err(|error| error.context(format_args!("virtqueue {index}")))?;
         let Some(placed) = placed else { return Ok(None) };
-        let kind = match state.features.has(Features::RING_PACKED) {
-            true => RingKind::Packed,
-            false => RingKind::Split,
-        };
         let inflight: Option<InflightQueue> =
             state.inflight.as_ref().and_then(|area| area.queue(index));
         Ok(Some(QueueStart {
             index,
-            kind,
             place: placed.place,
             ring_regions: placed.regions,
             memory: Arc::clone(&state.memory),

@@ -15,6 +15,7 @@
 //! queue pays for no barrier.
 
 mod cells;
+mod frame;
 pub mod memory;
 pub mod packed;
 mod slots;

@@ -8,8 +8,9 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::cells::{Bytes, Field, Line, Lines, Pairs, Part};
-use super::memory::{FRAME_DESCRIPTORS, LINE, Layout, Place, QueueMemory};
+use super::cells::{Bytes, Field, Lines, Pairs, Part};
+use super::frame::{DATA, HEADER, HEADER_LENGTH, STATUS, set_header, set_range};
+use super::memory::{FRAME_DESCRIPTORS, Layout, Place, QueueMemory};
 use super::slots::{Shape, Slot, Slots};
 use super::{
     DeviceFault, Done, DriverRing, Header, RingAddresses, RingOptions, Sender, wants_event,
@@ -17,17 +18,8 @@ use super::{
 use crate::base::Result;
 use crate::memory::Segment;
 use crate::virtio::ring::Position;
-use crate::virtio::spec::block::{RangeDescriptor, RequestHeader};
+use crate::virtio::spec::block::RangeDescriptor;
 use crate::virtio::spec::ring::{descriptor_flags, event_flags};
-
-/// Where in a slot's line: the data's descriptor, the status byte's, the header. The line begins with the header's
-/// descriptor.
-const DATA: usize = 16;
-const STATUS: usize = 32;
-const HEADER: usize = 48;
-const _: () = assert!(HEADER + size_of::<RequestHeader>() == LINE);
-
-const HEADER_LENGTH: u32 = size_of::<RequestHeader>() as u32;
 
 /// The second half of a descriptor.
 #[inline(always)]
@@ -135,12 +127,6 @@ impl PackedRing {
         (self.filled, self.pushed, self.untold, self.first) = (0, 0, 0, None);
     }
 
-    #[inline(always)]
-    fn set_header(line: Line, header: Header) {
-        line.store::<HEADER>(u64::from(header.kind as u32));
-        line.store::<{ HEADER + 8 }>(header.sector);
-    }
-
     /// Puts the first descriptor of a buffer in its place, available once what comes after it is.
     #[inline(always)]
     fn put_head(&mut self, at: Position, address: u64, length: u32, id: u16, flags: u16) {
@@ -222,7 +208,7 @@ impl PackedRing {
         let taken = Slot { sender, address, length, writable: written + 1, shape: Shape::Plain };
         let Some(slot) = self.slots.take(taken) else { return false };
         let line = self.lines.line(usize::from(slot));
-        Self::set_header(line, header);
+        set_header(line, header);
         if self.in_tables {
             let write = if to_memory { descriptor_flags::WRITE } else { 0 };
             line.store::<DATA>(address);
@@ -280,7 +266,7 @@ impl DriverRing for PackedRing {
     fn push_bare(&mut self, sender: Sender, header: Header) -> bool {
         let Some(slot) = self.slots.next_free() else { return false };
         let line = self.lines.line(usize::from(slot));
-        Self::set_header(line, header);
+        set_header(line, header);
         let (mut address, mut length) = (0, 0);
         if self.in_tables {
             // The status byte's descriptor in place of the data's, which every plain request writes anew.
@@ -298,11 +284,8 @@ impl DriverRing for PackedRing {
 
     fn push_range(&mut self, sender: Sender, header: Header, range: RangeDescriptor) -> bool {
         let Some(slot) = self.slots.next_free() else { return false };
-        let index = usize::from(slot);
-        let second = u64::from(range.sectors) | u64::from(range.flags) << 32;
-        self.ranges.store(index, range.sector, second);
-        let length = size_of::<RangeDescriptor>() as u32;
-        self.plain(sender, header, self.ranges.address(index), length, false)
+        let (address, length) = set_range(&self.ranges, usize::from(slot), range);
+        self.plain(sender, header, address, length, false)
     }
 
     fn push_scattered(
@@ -341,7 +324,7 @@ impl DriverRing for PackedRing {
         if self.slots.take(taken).is_none() {
             return false;
         }
-        Self::set_header(line, header);
+        set_header(line, header);
         self.append(slot, Shape::Table, address, length, to_memory);
         true
     }

@@ -6,8 +6,9 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::cells::{Bytes, Field, Line, Lines, Pairs, Part, Ring};
-use super::memory::{FRAME_DESCRIPTORS, LINE, Layout, QueueMemory, SLOT_DESCRIPTORS};
+use super::cells::{Bytes, Field, Lines, Pairs, Part, Ring};
+use super::frame::{DATA, HEADER, HEADER_LENGTH, STATUS, set_header, set_range};
+use super::memory::{FRAME_DESCRIPTORS, Layout, QueueMemory, SLOT_DESCRIPTORS};
 use super::slots::{Shape, Slot, Slots};
 use super::{
     DeviceFault, Done, DriverRing, Header, RingAddresses, RingOptions, Sender, wants_event,
@@ -15,16 +16,8 @@ use super::{
 use crate::base::Result;
 use crate::memory::Segment;
 use crate::virtio::spec::Features;
-use crate::virtio::spec::block::{RangeDescriptor, RequestHeader};
+use crate::virtio::spec::block::RangeDescriptor;
 use crate::virtio::spec::ring::{AVAIL_NO_INTERRUPT, USED_NO_NOTIFY, descriptor_flags};
-
-/// Where in a slot's line: the data's descriptor, the status byte's, the header.
-const DATA: usize = 16;
-const STATUS: usize = 32;
-const HEADER: usize = 48;
-const _: () = assert!(HEADER + size_of::<RequestHeader>() == LINE);
-
-const HEADER_LENGTH: u32 = size_of::<RequestHeader>() as u32;
 
 /// The second half of a descriptor.
 #[inline(always)]
@@ -153,12 +146,6 @@ impl SplitRing {
     }
 
     #[inline(always)]
-    fn set_header(line: Line, header: Header) {
-        line.store::<HEADER>(u64::from(header.kind as u32));
-        line.store::<{ HEADER + 8 }>(header.sector);
-    }
-
-    #[inline(always)]
     fn append(&mut self, slot: u16) {
         self.available.store(self.next, slot << self.head_shift);
         self.next = self.next.wrapping_add(1);
@@ -182,7 +169,7 @@ impl SplitRing {
         line.store::<DATA>(address);
         let flags = descriptor_flags::NEXT | write;
         line.store::<{ DATA + 8 }>(half(length, flags, self.link(slot, 2)));
-        Self::set_header(line, header);
+        set_header(line, header);
         self.append(slot);
         true
     }
@@ -231,18 +218,15 @@ impl DriverRing for SplitRing {
         let line = self.lines.line(usize::from(slot));
         // The header's descriptor passes over the data's.
         line.store::<8>(half(HEADER_LENGTH, descriptor_flags::NEXT, self.link(slot, 2)));
-        Self::set_header(line, header);
+        set_header(line, header);
         self.append(slot);
         true
     }
 
     fn push_range(&mut self, sender: Sender, header: Header, range: RangeDescriptor) -> bool {
         let Some(slot) = self.slots.next_free() else { return false };
-        let index = usize::from(slot);
-        let second = u64::from(range.sectors) | u64::from(range.flags) << 32;
-        self.ranges.store(index, range.sector, second);
-        let length = size_of::<RangeDescriptor>() as u32;
-        self.plain(sender, header, self.ranges.address(index), length, false)
+        let (address, length) = set_range(&self.ranges, usize::from(slot), range);
+        self.plain(sender, header, address, length, false)
     }
 
     fn push_scattered(
@@ -281,7 +265,7 @@ impl DriverRing for SplitRing {
         if self.slots.take(taken).is_none() {
             return false;
         }
-        Self::set_header(line, header);
+        set_header(line, header);
         let table_half = half(16 * u32::from(place + 1), descriptor_flags::INDIRECT, 0);
         self.descriptors.store(index << self.head_shift, self.tables.address(table), table_half);
         self.append(slot);
