@@ -267,11 +267,8 @@ impl Daemon {
 /// Removes all devices, after whoever uses them, those on top before those below, so that what they keep on disk says that they were
 /// left in order. A device that does not let go of what it has outstanding is named in the log and left.
 pub async fn remove_devices(services: &Services) {
-    let late = async {
-        services.cx.sleep(DEVICE_PATIENCE).await;
-        tracing::warn!("vhost controllers are left as they are: their requests do not end");
-    };
-    services.vhost.stop().or(late).await;
+    let late = "vhost controllers are left as they are: their requests do not end";
+    or_leave(services, services.vhost.stop(), late).await;
     // What stands on others was made after them.
     for device in services.bdevs.list().into_iter().rev() {
         if services.bdevs.find(device.name()).is_none() {
@@ -289,14 +286,17 @@ pub async fn remove_devices(services: &Services) {
     }
     // Nothing is attached by itself any more.
     services.hotplug.set(None);
-    let late = async {
+    let late = "NVMe controllers are left as they are: their bdevs are still in use";
+    or_leave(services, services.nvme.detach_all(), late).await;
+    let late = "virtio devices are left as they are: their bdevs are still in use";
+    or_leave(services, services.virtio.detach_all(), late).await;
+}
+
+/// Waits for `gone`, but not for ever: then the log says what is `late`.
+async fn or_leave(services: &Services, gone: impl Future<Output = ()>, late: &str) {
+    let patience = async {
         services.cx.sleep(DEVICE_PATIENCE).await;
-        tracing::warn!("NVMe controllers are left as they are: their bdevs are still in use");
+        tracing::warn!("{late}");
     };
-    services.nvme.detach_all().or(late).await;
-    let late = async {
-        services.cx.sleep(DEVICE_PATIENCE).await;
-        tracing::warn!("virtio devices are left as they are: their bdevs are still in use");
-    };
-    services.virtio.detach_all().or(late).await;
+    gone.or(patience).await;
 }
