@@ -23,6 +23,10 @@ pub mod load;
 
 pub mod vhost;
 
+pub mod consensus;
+
+pub mod mesh;
+
 pub mod rpc;
 
 pub mod daemon;

@@ -1,0 +1,1 @@
+//! The mesh protocol: state machines without I/O for the picture, targets, clients and routes.
