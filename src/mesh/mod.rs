@@ -1,1 +1,13 @@
 //! The mesh protocol: state machines without I/O for the picture, targets, clients and routes.
+
+pub mod ids;
+
+pub mod route;
+
+pub mod mutations;
+
+pub mod picture;
+
+pub mod message;
+
+pub mod payload;
