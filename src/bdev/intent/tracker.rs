@@ -74,6 +74,11 @@ impl Tracker {
         is_durable(first) && (first == last || (first + 1..last + 1).all(is_durable))
     }
 
+    /// How many regions have their bit set: what a copy of this device that missed everything from now on would lack at least.
+    pub fn durable_regions(&self) -> u64 {
+        self.durable.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+    }
+
     /// Publishes which bits of a word are durable. Only under the lock of the map that this belongs to.
     pub fn publish(&self, word: usize, bits: u64) {
         self.durable[word].store(bits, Ordering::Release);

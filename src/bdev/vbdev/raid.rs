@@ -207,6 +207,10 @@ pub struct RaidInfo {
     /// The last background work that ended, when there was any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weft_last_process: Option<RaidProcessEnd>,
+    /// Blocks of the regions that the intent map of a mirror holds as perhaps different on its legs: what a leg that went away now
+    /// would at least be copied when it is back. Falls some seconds after the writes have ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weft_intent_blocks: Option<u64>,
     /// The slots in order.
     pub base_bdevs_list: Vec<RaidBase>,
 }
@@ -240,6 +244,7 @@ impl RaidSummary {
                 num_base_bdevs_operational: slots,
                 process: None,
                 weft_last_process: None,
+                weft_intent_blocks: None,
                 base_bdevs_list: bases,
             },
         }

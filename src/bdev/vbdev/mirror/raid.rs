@@ -263,6 +263,9 @@ impl Control {
             summary.info.process = Some(RaidProcess { kind, target, progress });
         }
         summary.info.weft_last_process = self.last_copy.borrow().clone();
+        let tracker = &self.shared.tracker;
+        let blocks = tracker.durable_regions() * tracker.layout().region_blocks();
+        summary.info.weft_intent_blocks = Some(blocks);
         summary
     }
 
