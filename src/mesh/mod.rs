@@ -8,6 +8,14 @@ pub mod mutations;
 
 pub mod picture;
 
+pub mod disk;
+
+pub mod request;
+
+pub mod story;
+
 pub mod message;
 
 pub mod payload;
+
+pub mod client;

@@ -68,6 +68,8 @@ pub struct VolumeSpec {
     pub class: String,
     /// Only drives with all of these tags.
     pub tags: BTreeSet<String>,
+    /// log2 of the bytes of a region: what one bit of an intent map stands for.
+    pub region_shift: u8,
     /// Answers come from volatile caches; only what was flushed is promised to survive.
     pub write_back: bool,
 }

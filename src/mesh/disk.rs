@@ -1,0 +1,42 @@
+//! What is asked of drives.
+
+use std::sync::Arc;
+
+/// What a drive is asked. Addresses are blocks from the start of the part of the drive that extents are cut from (extent `n` begins at
+/// block `n * extent_blocks`). Operations of a drive may end in any order; whoever wants an order waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskOperation<P> {
+    /// Reads blocks.
+    Read { block: u64, blocks: u32 },
+    /// Writes a payload. With `stable` it survives a loss of power once it has ended (FUA, or a medium that is power-protected).
+    Write { block: u64, payload: P, stable: bool },
+    /// Writes zeroes, or deallocates where that reads as zeroes. `stable` as for a write.
+    Zero { block: u64, blocks: u32, unmap: bool, stable: bool },
+    /// Makes these blocks unreadable until they are written: what they held is lost on every copy.
+    Poison { block: u64, blocks: u32 },
+    /// Makes stable what has ended.
+    Flush,
+    /// Reads bytes of metadata: whole blocks.
+    ReadMeta { block: u64, blocks: u32 },
+    /// Writes bytes of metadata, whole blocks, stable. Torn at block boundaries by a loss of power.
+    WriteMeta { block: u64, bytes: Arc<[u8]> },
+}
+
+/// How an operation of a drive ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskResult<P> {
+    /// Done.
+    Done,
+    /// What was read.
+    Data(P),
+    /// The metadata that was read.
+    Meta(Arc<[u8]>),
+    /// These blocks, or some of them, cannot be read; others can.
+    Unreadable,
+    /// The operation failed, and others are likely to.
+    Failed,
+}
+
+/// Says which operation has ended: given out by who asked, never used twice by the same daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);

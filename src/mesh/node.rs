@@ -1,0 +1,141 @@
+//! One node of the mesh: the log, the picture that follows from it, its targets and its clients, as one state machine. Events in,
+//! effects out; in a daemon the parts may be driven on different cores by the same events.
+
+use super::disk::{DiskOperation, DiskResult, Ticket};
+use super::ids::{Generation, NodeId, VolumeId};
+use super::message::Message;
+use super::picture::{AttachMode, Command, Domains, DriveSpec, Picture, Refusal, Reply};
+use super::request::{Completion, Request, Token};
+use super::route::Route;
+use super::story;
+use crate::base::{Time, Uuid};
+use crate::consensus;
+
+/// What reaches a node.
+#[derive(Clone, Debug)]
+pub enum Input<P> {
+    /// The moment of [`Node::next_timer`] has come.
+    Timer,
+    /// A packet has come from this neighbour.
+    Packet { from: NodeId, packet: Packet<P> },
+    /// An operation of a drive has ended.
+    Disk { drive: Uuid, ticket: Ticket, result: DiskResult<P> },
+    /// A drive is there; its label has just been rewritten with this open count and nonce, and held `previous` before. A drive that is not
+    /// in the log yet is added to it if `add` says what it is.
+    DriveFound { uuid: Uuid, open_count: u64, nonce: u64, previous: u64, add: Option<DriveSpec> },
+    /// A drive is not there any more. Its operations end as failed.
+    DriveLost { uuid: Uuid },
+    /// The store has made a batch durable.
+    Stored { batch: consensus::BatchId },
+    /// The store cannot.
+    StoreFailed,
+    /// Attach a volume here. Answered by [`Output::Attached`]; retried until the mesh has decided.
+    Attach { tag: u64, volume: VolumeId, mode: AttachMode, preempt: bool },
+    /// Detach it, once nothing is in flight. Answered by [`Output::Answered`].
+    Detach { tag: u64, volume: VolumeId },
+    /// A request to a volume that is attached here.
+    Submit { volume: VolumeId, token: Token, request: Request<P> },
+    /// An operator's command. Answered by [`Output::Answered`].
+    Ask { tag: u64, command: Command },
+    /// Change the members of the quorum to exactly these nodes. Answered by [`Output::Answered`].
+    SetMembers { tag: u64, members: Vec<NodeId> },
+}
+
+/// What a node does.
+#[derive(Clone, Debug)]
+pub enum Output<P> {
+    /// Send a packet to a neighbour. It may be lost.
+    Send { to: NodeId, packet: Packet<P> },
+    /// Start an operation on a drive.
+    Disk { drive: Uuid, ticket: Ticket, operation: DiskOperation<P> },
+    /// Make a batch durable.
+    Store(consensus::Batch),
+    /// A request has ended.
+    Completed { volume: VolumeId, token: Token, completion: Completion<P> },
+    /// An attachment is made (I/O may start), or cannot be.
+    Attached { tag: u64, result: Result<Generation, Refusal> },
+    /// An attachment has ended: revoked, preempted, or detached.
+    Detached { volume: VolumeId, generation: Generation },
+    /// An operator's command was decided.
+    Answered { tag: u64, result: Result<Reply, Refusal> },
+    /// For people.
+    Story(story::Event),
+    /// The daemon must stop: nothing that it would say from here on can be relied on.
+    Stop { why: String },
+}
+
+/// What travels between neighbours.
+#[derive(Clone, Debug)]
+pub struct Packet<P> {
+    /// Who it is from.
+    pub from: NodeId,
+    /// Who it is for.
+    pub to: NodeId,
+    /// The way, seen from `from`.
+    pub route: Route,
+    /// How many relays it has passed.
+    pub passed: u8,
+    /// What it says.
+    pub body: Body<P>,
+}
+
+/// What a packet says.
+#[derive(Clone, Debug)]
+pub enum Body<P> {
+    /// Between the logs of two neighbours.
+    Log(consensus::Message),
+    /// Between clients and targets, with the payload if there is one.
+    Data(Message, Option<P>),
+}
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Its number.
+    pub node: NodeId,
+    /// Its lasting name.
+    pub uuid: Uuid,
+    /// A random number that no other start of any daemon has.
+    pub origin: u64,
+    /// Where it can be reached.
+    pub addresses: Vec<String>,
+    /// Where it is.
+    pub domains: Domains,
+    /// Neighbours that it knows before it knows the log.
+    pub peers: Vec<NodeId>,
+    /// The secret's digest that admits it, if it is no part of the mesh yet.
+    pub token: Option<[u8; 32]>,
+    /// Whether it is the first node of a new mesh.
+    pub found: bool,
+    /// What its store held; `None` without a store.
+    pub restored: Option<consensus::Restored>,
+    /// Timers of the log.
+    pub settings: consensus::Settings,
+}
+
+/// A node. To be built: the interface is fixed here first.
+pub struct Node<P> {
+    _payload: std::marker::PhantomData<P>,
+}
+
+#[allow(unused_variables, clippy::todo, missing_docs)]
+impl<P: super::payload::Payload> Node<P> {
+    pub fn start(start: Start, now: Time) -> Node<P> {
+        todo!()
+    }
+    /// Takes what has reached the node at `now` and adds what it does to `outputs`.
+    pub fn handle(&mut self, now: Time, input: Input<P>, outputs: &mut Vec<Output<P>>) {
+        todo!()
+    }
+    /// When [`Input::Timer`] is wanted at the latest.
+    pub fn next_timer(&self) -> Time {
+        todo!()
+    }
+    pub fn picture(&self) -> &Picture {
+        todo!()
+    }
+    /// Whether the node may serve at `now`.
+    pub fn has_lease(&self, now: Time) -> bool {
+        todo!()
+    }
+}
