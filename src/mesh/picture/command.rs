@@ -20,7 +20,14 @@ pub enum Command {
     /// A host joins. The number is free, or belongs to the same UUID. Without a token only as the first node.
     AddNode { node: NodeId, uuid: Uuid, domains: Domains, token: Option<[u8; 32]> },
     /// A daemon has started. Ends the attachments of the node's earlier incarnations.
-    StartNode { node: NodeId, uuid: Uuid, origin: u64, addresses: Vec<String>, domains: Domains },
+    StartNode {
+        node: NodeId,
+        uuid: Uuid,
+        origin: u64,
+        addresses: Vec<String>,
+        domains: Domains,
+        store: Option<Uuid>,
+    },
     /// No new replica comes to the node's drives, and those there are moved away; or they may again.
     DrainNode { node: NodeId, drain: bool },
     /// The host is no part of the mesh any more. Refused while it has drives.
@@ -220,4 +227,6 @@ pub enum Refusal {
     Invalid,
     /// The drive's label is older than what the log knows of it.
     OldImage,
+    /// It may have been decided: this node has caught up by a snapshot and has not seen the entries one by one.
+    Unclear,
 }
