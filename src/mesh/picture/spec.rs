@@ -85,3 +85,10 @@ pub enum AttachMode {
     /// By any number of nodes, which read and write.
     SharedWrite,
 }
+
+impl AttachMode {
+    /// Whether who attaches so may write.
+    pub fn may_write(self) -> bool {
+        self != AttachMode::SharedRead
+    }
+}
