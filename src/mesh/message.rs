@@ -73,14 +73,15 @@ pub struct Open {
     pub epoch: Epoch,
     /// The incarnation of the replica's drive that it is for.
     pub incarnation: Incarnation,
-    /// Blocks with writes that were sent in earlier sessions, to whichever replica, and are not answered by all: in shared-write mode they
-    /// are held until these writes are confirmed.
+    /// Every write that was sent in an earlier session, to whichever replica of the group, and is not answered by all. Their regions keep
+    /// their intent bits; in shared-write mode their blocks are held until they are confirmed.
     pub unconfirmed: Vec<(WriteNumber, Run)>,
     /// Everything up to this write has been answered by all replicas.
     pub watermark: WriteNumber,
 }
 
-/// An I/O.
+/// An I/O. Its run lies in one region of the group (see [`crate::mesh::picture::VolumeSpec::region_shift`]), so that it lies in one piece on
+/// the drive, and has been written before as a whole or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Io {
     /// Which replica, for which attachment.
@@ -137,7 +138,7 @@ pub enum ToClient {
     Opened { key: SessionKey, session: SessionNumber },
     /// No session, for now. `applied` is how far the target is.
     Refused { key: SessionKey, session: SessionNumber, why: Refused, applied: Index },
-    /// An I/O has ended. A read's payload travels beside it.
+    /// An I/O has ended. A read's payload travels beside it, but for blocks that were never written: these are zeroes.
     Done { key: SessionKey, session: SessionNumber, sequence: Sequence, result: IoResult },
     /// The I/O waits for other work of the target (a sign of life).
     Held { key: SessionKey, session: SessionNumber, sequence: Sequence },

@@ -1,6 +1,7 @@
 //! The picture of the mesh that follows from a prefix of the log: deterministic, the same on every node that has applied the same prefix.
 
 mod command;
+pub mod footprint;
 mod spec;
 mod state;
 mod timing;
