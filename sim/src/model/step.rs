@@ -53,7 +53,7 @@ pub enum Step {
 impl Rules<'_> {
     /// Adds every step that is possible now.
     pub fn steps(&self, steps: &mut Vec<Step>) {
-        for client in 0..CLIENTS {
+        for client in 0..usize::from(self.scope.clients) {
             self.client_steps(client, steps);
         }
         for target in 0..usize::from(self.scope.replicas) {
@@ -150,7 +150,7 @@ impl Rules<'_> {
                 steps.push(Step::Decide(Entry::Incarnation(replica)));
             }
             if attaches < scope.attaches && self.latest().roles[place].holds() {
-                for client in 0..2 {
+                for client in 0..scope.clients {
                     steps.push(Step::Decide(Entry::Attach { client, source: replica }));
                 }
             }
