@@ -35,8 +35,10 @@ impl Picture {
             Command::AddNode { node, uuid, domains, token } => {
                 self.add_node(*node, *uuid, domains, *token, entry)
             }
-            Command::StartNode { node, uuid, origin, addresses, domains } => {
-                self.start_node(*node, *uuid, *origin, addresses, domains, entry)
+            Command::StartNode { node, uuid, origin, addresses, domains, store } => {
+                let reply = self.start_node(*node, *uuid, *origin, addresses, domains, entry)?;
+                self.set_store(*node, *store);
+                Ok(reply)
             }
             Command::DrainNode { node, drain } => self.drain_node(*node, *drain, entry),
             Command::RemoveNode { node } => self.remove_node(*node, entry),

@@ -69,6 +69,7 @@ impl Picture {
             addresses: Vec::new(),
             incarnation: None,
             origin: 0,
+            store: None,
             draining: false,
             applied: Index(0),
             last_tick: Index(0),
@@ -131,6 +132,13 @@ impl Picture {
             entry.changed(Change::Drive(drive.id));
         }
         Ok(Reply::Incarnation(incarnation))
+    }
+
+    /// The store that a node came up with: what it could be a member of the quorum with.
+    pub(super) fn set_store(&mut self, id: NodeId, store: Option<Uuid>) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.store = store;
+        }
     }
 
     pub(super) fn drain_node(
