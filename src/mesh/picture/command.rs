@@ -12,6 +12,7 @@ use crate::mesh::route::Route;
 
 /// A command of the mesh log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // The fields are what the line above each command says.
 pub enum Command {
     /// A secret of this digest admits `uses` more nodes.
     AddToken { digest: [u8; 32], uses: u32 },
@@ -109,6 +110,7 @@ pub struct Eviction {
 
 /// Why a replica is to be left behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // The fields are what the line above each kind says.
 pub enum Evidence {
     /// Its drive fails or hangs: its target says so, or an I/O came back with a device error.
     Device,

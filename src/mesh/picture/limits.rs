@@ -16,6 +16,8 @@ pub const TOKENS_MAX: usize = 4096;
 pub const PART_GROUPS_MAX: u64 = 4096;
 /// Most parts of a volume.
 pub const PARTS_MAX: usize = 1024;
+/// Longest lease, in milliseconds.
+pub const LEASE_MS_MAX: u32 = 60_000;
 /// Most bytes of a drive or a volume, log2: what is addressed in bytes never overflows.
 pub const BYTES_SHIFT_MAX: u32 = 60;
 /// log2 of the smallest and the largest block.
@@ -93,7 +95,7 @@ pub fn size(spec: &VolumeSpec, present: u64, blocks: u64) -> Result<(), Refusal>
 
 /// Checks timing constants.
 pub fn timing(timing: &Timing) -> Result<(), Refusal> {
-    check((20..=60_000).contains(&timing.lease_ms))?;
+    check((20..=LEASE_MS_MAX).contains(&timing.lease_ms))?;
     check(timing.drift_ppm <= 100_000)?;
     check((1..=60_000).contains(&timing.io_timeout_ms))?;
     check((1..=600_000).contains(&timing.drive_timeout_ms))?;

@@ -13,6 +13,7 @@
 //! | `placement`, `extents`, [`footprint`] | where replicas go and what they take |
 //! | `matrix` | who reaches whom over which relays |
 //! | `snapshot` | everything as bytes |
+//! | `soundness` | what always holds |
 //!
 //! What always holds: extents of a drive are free or in one replica; a group has a holder unless an operator gave it up; the source of
 //! a round is a holder of the same group, and in sync if anybody reconciles; epochs only rise.
@@ -31,6 +32,7 @@ mod nodes;
 mod placement;
 mod rounds;
 mod snapshot;
+mod soundness;
 mod spec;
 mod state;
 mod sync;

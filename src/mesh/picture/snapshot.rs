@@ -65,7 +65,7 @@ impl Picture {
     /// The picture that [`Picture::snapshot`] wrote.
     ///
     /// # Errors
-    /// What is wrong with the bytes: another version, cut off, or not what the digest says.
+    /// What is wrong with the bytes: another version, cut off, not what the digest says, or not a picture that any log leads to.
     pub fn restore(bytes: &[u8]) -> Result<Picture, BadPicture> {
         let bad = |what: &str| BadPicture(what.to_string());
         let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or(bad("cut off"))?;
@@ -90,6 +90,7 @@ impl Picture {
         if picture.digest().to_le_bytes() != header[1..] {
             return Err(bad("another digest"));
         }
+        picture.check_sound().map_err(BadPicture)?;
         picture.index_all();
         Ok(picture)
     }

@@ -44,6 +44,7 @@ pub struct DriveSpec {
 
 /// How a volume's blocks lie on its groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // The fields are what the line above each layout says.
 pub enum Layout {
     /// One group after the other.
     Concatenated,
