@@ -1,6 +1,11 @@
 //! `weft-sim`: the mesh in one process, in virtual time, from one seed; and its small-scope model.
+#![allow(dead_code)]
 
+mod check;
 mod model;
+mod payload;
+mod random;
+mod world;
 
 fn main() {
     model::run();

@@ -1,0 +1,6 @@
+//! Judges of a run.
+
+pub mod block;
+pub mod history;
+mod search;
+mod zones;
