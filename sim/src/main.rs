@@ -2,6 +2,7 @@
 
 mod model;
 
-fn main() {
-    model::run();
+fn main() -> std::process::ExitCode {
+    let given = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    model::run(given("--quick"), given("--traces"))
 }
