@@ -7,6 +7,7 @@ mod payload;
 mod random;
 mod world;
 
-fn main() {
-    model::run();
+fn main() -> std::process::ExitCode {
+    let given = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    model::run(given("--quick"), given("--traces"))
 }

@@ -1,22 +1,31 @@
-//! dev
-mod check; mod history; mod picture; mod properties; mod rules; mod scope; mod state; mod step; mod story;
-use scope::*; use check::*;
-pub fn run() {
-    let a: Vec<String> = std::env::args().collect();
-    let cap: usize = a[2].parse::<usize>().unwrap() * 1_000_000;
-    let pr = |name: &str, o: Outcome, full: bool| {
-        println!("{name}: states {} unique {} depth {} complete {} reached {:?} {:.1}s", o.states, o.unique, o.depth, o.complete, o.reached, o.seconds);
-        if let Some(v) = o.violation { println!("  VIOLATION {} in {}", v.property, v.trace.len()); if full { for l in v.trace { println!("    {l}"); } } }
-        else if full { } else { println!("  NOT CAUGHT"); }
-    };
-    if a[1] == "good" {
-        let n: Vec<u8> = a[3].split(',').map(|x| x.parse().unwrap()).collect();
-        let mut s = Scope::of(n[..9].try_into().unwrap()); s.fast = n[9] == 1;
-        pr(&a[3], check(s, Mutations::default(), Limits { states: cap, shortest: a.get(4).is_some() }), true);
-        return;
-    }
-    for (name, scope, m) in Mutations::each() {
-        if a[1] != "all" && !a[1].split(',').any(|x| x == name) { continue; }
-        pr(name, check(Scope { fast: m.unconfirmed_fast, ..scope }, m, Limits { states: cap, shortest: true }), a.get(3).is_some());
-    }
-}
+//! A small-scope model of the core of the mesh protocol: leases, epochs, writes and rounds, in every
+//! order in which they can happen.
+//!
+//! It is an abstraction with its own small structures, not the code that runs: one group with one
+//! block, which is also one region of the intent map; two or three replicas; two clients in
+//! exclusive mode, of which the second may preempt the first. Stateright explores every state of a
+//! [`scope::Scope`]. A rule can be left out ([`scope::Mutations`]), and then a counter-example must
+//! turn up: a model that finds nothing proves nothing.
+//!
+//! Time is the one thing that it has none of. That W has passed since an eviction is a step that can
+//! happen at any time; what it means is that from then on a target serves nothing unless it has
+//! applied that eviction, which is exactly what leases promise.
+//!
+//! Not modelled: `shared-write` and `shared-read`, several blocks in a region, several groups, the
+//! quorum that decides the log, media errors, volatile caches, relays, liveness.
+
+mod check;
+mod history;
+mod picture;
+mod properties;
+mod rules;
+mod scope;
+mod state;
+mod step;
+mod story;
+mod suite;
+
+pub use suite::run;
+
+#[cfg(test)]
+mod tests;

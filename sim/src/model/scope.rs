@@ -57,6 +57,16 @@ impl Scope {
     }
 }
 
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { replicas, clients, entries, writes, .. } = self;
+        write!(f, "{replicas}r {clients}c {entries}l {writes}w")?;
+        let Self { evictions, begins, attaches, restarts, switches, fast, .. } = self;
+        write!(f, " {evictions}e {begins}b {attaches}a {restarts}i {switches}s")?;
+        f.write_str(if *fast { " fast" } else { "" })
+    }
+}
+
 /// Declares the switches once: as fields, as names, and as a list for the suite.
 macro_rules! mutations {
     ($($(#[doc = $doc:literal])+ $name:ident: $scope:expr),+ $(,)?) => {
@@ -142,4 +152,15 @@ mutations! {
     copy_over_rounds: [2, 3, 2, 1, 1, 1, 0, 0, 2],
     /// An InSync replica is revoked without becoming Reconciling.
     no_reconcile: [2, 1, 1, 0, 0, 1, 0, 0, 2],
+}
+
+impl Mutations {
+    /// Those whose shortest counter-example lies behind more states than a bounded run looks at.
+    pub const DEEP: [&'static str; 5] = [
+        "progress_over_revoke",
+        "progress_over_source",
+        "union_not_merged",
+        "clear_foreign",
+        "session_undrained",
+    ];
 }

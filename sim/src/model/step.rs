@@ -372,11 +372,8 @@ impl Rules<'_> {
         let union = progress.marked || own;
         let joins = picture.roles[target].joins();
         progress.union = true;
-        progress.left = if joins {
-            union && (!progress.recorded || self.mutations.no_record)
-        } else {
-            union
-        };
+        progress.left =
+            if joins { union && (!progress.recorded || self.mutations.no_record) } else { union };
         (progress.maps, progress.marked, progress.recorded) = (0, false, false);
         if joins && union && node.bit == 0 && !self.mutations.union_not_merged {
             node.bit = FOREIGN;
