@@ -5,6 +5,7 @@ use std::sync::Arc;
 /// What a drive is asked. Addresses are blocks from the start of the part of the drive that extents are cut from (extent `n` begins at
 /// block `n * extent_blocks`). Operations of a drive may end in any order; whoever wants an order waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum DiskOperation<P> {
     /// Reads blocks.
     Read { block: u64, blocks: u32 },

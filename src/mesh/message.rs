@@ -50,6 +50,7 @@ pub struct SessionKey {
 
 /// From a client to a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum ToTarget {
     /// Opens a session. Answered by [`ToClient::Opened`] once everything of lower sessions and earlier epochs has drained, or by
     /// [`ToClient::Refused`]. Asked again until answered.
@@ -98,6 +99,7 @@ pub struct Io {
 
 /// What an I/O does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum Operation {
     /// Reads.
     Read(Run),
@@ -133,6 +135,7 @@ impl Operation {
 
 /// From a target to a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum ToClient {
     /// The session is open: the replica has applied the attachment and the epoch, and nothing earlier is under way.
     Opened { key: SessionKey, session: SessionNumber },
@@ -195,6 +198,7 @@ pub enum IoResult {
 
 /// Between targets: rounds and repair. Asked again until answered or out of date.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum ToPeer {
     /// From a joiner to a holder: which regions may differ? `written`: all that were ever written, for a joiner that has nothing.
     AskMap { key: PeerKey, written: bool },

@@ -4,6 +4,7 @@ use super::message::Run;
 
 /// A request to an attached volume. Blocks are the volume's.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum Request<P> {
     /// Reads blocks.
     Read(Run),

@@ -7,6 +7,7 @@ use super::route::Route;
 
 /// Something that a person who wonders what went on would want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum Event {
     /// The node's serve lease is valid again, or has run out.
     Lease { held: bool },
@@ -40,6 +41,8 @@ pub enum Event {
     Detached { volume: VolumeId, generation: Generation },
     /// The node has become the leader of the log, or is it no longer.
     Leader { leads: bool },
+    /// The node is a member of the quorum by name only: its store was lost, or is an old image. It is to be replaced.
+    Amnesiac,
     /// The node has caught up by a snapshot.
     Installed { index: Index },
     /// Blocks could not be read and were mended from another replica, or are lost.

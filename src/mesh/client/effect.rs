@@ -9,6 +9,7 @@ use crate::mesh::story;
 
 /// What a client wants done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum Effect<P> {
     /// Send a message, with its payload if it has one. It may be lost.
     Send { to: NodeId, route: Route, message: ToTarget, payload: Option<P> },

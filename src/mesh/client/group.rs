@@ -97,6 +97,12 @@ impl Entry {
 }
 
 impl Group {
+    /// Up to here all replicas have every write for good: in a write-back volume only what was flushed counts, as a replica that loses power
+    /// loses the rest.
+    pub fn settled(&self, write_back: bool) -> WriteNumber {
+        if write_back { self.watermark.min(WriteNumber(self.flushed)) } else { self.watermark }
+    }
+
     /// A group that has not been looked at yet.
     pub fn new(id: GroupId) -> Group {
         Group {

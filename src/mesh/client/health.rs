@@ -291,7 +291,7 @@ impl<P: Payload> Client<P> {
     /// Sends the watermark to replicas that do not know it.
     fn tell_watermark(&mut self, g: usize, effects: &mut Vec<Effect<P>>) {
         self.groups[g].watermark_due = Time::NEVER;
-        let through = self.groups[g].watermark;
+        let through = self.groups[g].settled(self.write_back);
         for l in 0..self.groups[g].links.len() {
             let key = self.key(g, l);
             let link = &mut self.groups[g].links[l];

@@ -72,6 +72,7 @@ impl<P: Payload> Client<P> {
         let (key, applied) = (self.key(g, l), self.applied);
         let Some(piece) = self.pieces.get_mut(slot) else { return false };
         let group = &mut self.groups[g];
+        let settled = group.settled(self.write_back);
         let link = &mut group.links[l];
         match link.phase {
             Phase::Closed => {
@@ -94,14 +95,14 @@ impl<P: Payload> Client<P> {
         let blocks = piece.run.blocks;
         let sequence =
             link.flight.push(Sent { piece: slot, order: piece.order, heard: now, blocks });
-        link.told = group.watermark;
+        link.told = settled;
         link.expect(now, applied);
         let probe_at = link.silence.since + self.timing.io_timeout() / 2;
         let io = Io {
             key,
             session: link.session,
             sequence,
-            watermark: group.watermark,
+            watermark: settled,
             operation: piece.operation(),
         };
         let payload = if piece.work == Work::Write { piece.payload.clone() } else { None };
@@ -185,8 +186,11 @@ impl<P: Payload> Client<P> {
             (_, IoResult::Invalid) => {
                 self.finish(now, g, sent.piece, Outcome::Invalid, effects);
             }
-            (Work::Read, IoResult::Done) if payload.is_some() => {
-                piece.payload = payload;
+            (Work::Read, IoResult::Done)
+                if payload.as_ref().is_none_or(|payload| payload.blocks() == piece.run.blocks) =>
+            {
+                // Blocks that were never written come without a payload.
+                piece.payload = payload.or_else(|| Some(P::zeroes(piece.run.blocks)));
                 piece.answered |= bit;
                 self.settle(now, g, sent.piece, effects);
             }

@@ -9,6 +9,8 @@ use crate::mesh::picture::Volume;
 pub struct Layout {
     parts: Vec<Part>,
     blocks: u64,
+    region_blocks: u64,
+    copies: u8,
 }
 
 struct Part {
@@ -31,7 +33,12 @@ pub struct Extent {
 impl Layout {
     /// The layout of a volume, and its groups in order.
     pub fn of(volume: &Volume) -> (Layout, Vec<GroupId>) {
-        let mut layout = Layout::default();
+        let shift = volume.spec.region_shift.saturating_sub(volume.spec.block_shift);
+        let mut layout = Layout {
+            region_blocks: 1_u64.checked_shl(shift.into()).unwrap_or(u64::MAX),
+            copies: volume.spec.copies,
+            ..Layout::default()
+        };
         let mut groups = Vec::new();
         for part in &volume.parts {
             layout.parts.push(Part {
@@ -47,27 +54,29 @@ impl Layout {
         (layout, groups)
     }
 
+    /// Copies of each group; one more while a replica moves.
+    pub fn copies(&self) -> u8 {
+        self.copies
+    }
+
     /// Whether the blocks are at least one, and all in the volume.
     pub fn contains(&self, run: Run) -> bool {
         run.blocks > 0
             && run.first.checked_add(run.blocks.into()).is_some_and(|end| end <= self.blocks)
     }
 
-    /// The longest beginning of a run of the volume that lies together.
+    /// The longest beginning of a run of the volume that lies together: in one region of one group.
     pub fn first_extent(&self, run: Run) -> Option<Extent> {
         let after = self.parts.partition_point(|part| part.first <= run.first);
         let part = self.parts.get(after.checked_sub(1)?)?;
         let block = run.first - part.first;
         let left = part.blocks.checked_sub(block).filter(|left| *left > 0)?;
         let (strip, offset) = (block / part.strip_blocks, block % part.strip_blocks);
-        let together = left.min(part.strip_blocks - offset).min(run.blocks.into());
-        Some(Extent {
-            group: part.first_group + (strip % part.groups) as u32,
-            run: Run {
-                first: strip / part.groups * part.strip_blocks + offset,
-                blocks: together as u32,
-            },
-        })
+        let first = strip / part.groups * part.strip_blocks + offset;
+        let in_region = self.region_blocks - first % self.region_blocks;
+        let together = left.min(part.strip_blocks - offset).min(in_region).min(run.blocks.into());
+        let group = part.first_group + (strip % part.groups) as u32;
+        Some(Extent { group, run: Run { first, blocks: together as u32 } })
     }
 }
 

@@ -11,6 +11,7 @@ use super::view::View;
 use crate::base::Time;
 use crate::mesh::ids::{Generation, GroupId, Index, NodeId, VolumeId};
 use crate::mesh::message::{Run, SessionKey};
+use crate::mesh::mutations::{Rule, kept};
 use crate::mesh::payload::Payload;
 use crate::mesh::picture::{AttachMode, Timing};
 use crate::mesh::request::{Completion, Request, Token};
@@ -119,6 +120,10 @@ impl<P: Payload> Client<P> {
         }
         let (work, run, payload) = match request {
             Request::Read(run) => (Work::Read, run, None),
+            // A guest may change its buffer while the copies are made: all of them get the bytes of one moment.
+            Request::Write(run, payload) if self.layout.copies() > 1 && kept(Rule::S12) => {
+                (Work::Write, run, Some(payload.capture()))
+            }
             Request::Write(run, payload) => (Work::Write, run, Some(payload)),
             Request::Zero { run, unmap } => (Work::Zero { unmap }, run, None),
             Request::Flush => return self.submit_flush(now, token, effects),

@@ -120,7 +120,7 @@ impl<P: Payload> Client<P> {
 
     /// Asks for the session (again).
     pub(super) fn ask_open(&mut self, g: usize, l: usize, effects: &mut Vec<Effect<P>>) {
-        let unconfirmed = if self.mode_confirms() { self.unconfirmed(g) } else { Vec::new() };
+        let unconfirmed = self.unconfirmed(g);
         let group = &self.groups[g];
         let link = &group.links[l];
         let Some(incarnation) = link.incarnation else { return };
@@ -130,7 +130,7 @@ impl<P: Payload> Client<P> {
             epoch: group.epoch,
             incarnation,
             unconfirmed,
-            watermark: group.watermark,
+            watermark: group.settled(self.write_back),
         });
         effects.push(Effect::Send { to: link.node, route: link.route, message, payload: None });
     }

@@ -106,9 +106,4 @@ impl Ticker {
     pub fn stop(&mut self) {
         *self = Ticker::default();
     }
-
-    /// Whether it has anything to forget.
-    pub fn is_active(&self) -> bool {
-        self.proposed.is_some() || self.before.is_some() || !self.beats.is_empty()
-    }
 }

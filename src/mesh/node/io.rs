@@ -12,6 +12,7 @@ use crate::mesh::story;
 
 /// What reaches a node.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum Input<P> {
     /// The moment of [`next_timer`](super::Node::next_timer) has come.
     Timer,
@@ -42,6 +43,7 @@ pub enum Input<P> {
 
 /// What a node does.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum Output<P> {
     /// Send a packet to a neighbour. It may be lost.
     Send { to: NodeId, packet: Packet<P> },
@@ -80,6 +82,7 @@ pub struct Packet<P> {
 
 /// What a packet says.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum Body<P> {
     /// Between the logs of two neighbours.
     Log(consensus::Message),

@@ -204,6 +204,11 @@ impl<P: Payload> Node<P> {
         }
         self.timers(now, outputs);
         self.settle(now, outputs);
+        if self.log.next_timer() <= now {
+            // It had nothing to wait for before, and has now.
+            self.log.handle(now, consensus::Event::Timer, &mut self.log_effects);
+            self.settle(now, outputs);
+        }
     }
 
     /// Does everything that is due.
@@ -404,7 +409,7 @@ impl<P: Payload> Node<P> {
                     );
                 }
                 consensus::Effect::MembersChanged { .. } => {}
-                consensus::Effect::Amnesiac => self.wants.amnesiac(),
+                consensus::Effect::Amnesiac => outputs.push(Output::Story(story::Event::Amnesiac)),
                 consensus::Effect::Failed(failure) => self.stop(failure.to_string(), outputs),
             }
         }

@@ -67,7 +67,6 @@ pub(super) struct Wants {
     /// Whom the node heard when it was last looked, and since when.
     reach: Vec<NodeId>,
     reach_since: Time,
-    amnesiac: bool,
 }
 
 impl Wants {
@@ -81,7 +80,6 @@ impl Wants {
             due: now,
             reach: Vec::new(),
             reach_since: now,
-            amnesiac: false,
         }
     }
 
@@ -126,16 +124,6 @@ impl Wants {
         self.detaching = rest;
         let ended: Vec<(u64, VolumeId)> = ended;
         ended.into_iter().map(|(tag, _)| tag).collect()
-    }
-
-    /// This node is a member by name only.
-    pub fn amnesiac(&mut self) {
-        self.amnesiac = true;
-    }
-
-    /// Whether this node's store was lost or is an old image, so that it is a member by name only.
-    pub fn is_amnesiac(&self) -> bool {
-        self.amnesiac
     }
 
     pub fn proposed(&mut self, request: RequestId, purpose: Purpose) {

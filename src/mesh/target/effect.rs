@@ -10,6 +10,7 @@ use crate::mesh::story;
 
 /// What a target does.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum Effect<P> {
     /// Say this to a node, which may be this one.
     Send { to: NodeId, route: Route, message: Message, payload: Option<P> },

@@ -297,10 +297,11 @@ impl Joining {
     fn next_run(&mut self, now: Time) -> Option<Run> {
         while let Some(run) = self.hurried.pop() {
             let region = self.done.region_of(run);
-            if bits::has(&self.left, region) && !self.done.contains(run) {
-                if let Some(run) = self.idle_run(region) {
-                    return Some(run);
-                }
+            if bits::has(&self.left, region)
+                && !self.done.contains(run)
+                && let Some(run) = self.idle_run(region)
+            {
+                return Some(run);
             }
         }
         if now < self.pause_until {

@@ -35,7 +35,6 @@ pub(super) struct Accepted<P> {
     pub from: Sender,
     pub payload: Option<P>,
     pub region: u32,
-    pub at: Time,
     /// When its client was last told that it waits.
     pub held: Time,
     pub on_drive: bool,

@@ -189,13 +189,12 @@ impl<P: Payload> Replica<P> {
             return self.close(port, generation, Refused::OldSession);
         }
         self.last_client_io = port.now;
-        let (at, held) = (port.now, port.now);
+        let held = port.now;
         let accepted = Accepted {
             io,
             from,
             payload,
             region,
-            at,
             held,
             on_drive: false,
             round: None,
