@@ -1,5 +1,6 @@
 //! The picture of the mesh: what each command does to it, and what always holds.
 
 mod fixture;
+mod placement;
 mod random;
 mod states;
