@@ -127,6 +127,42 @@ impl Log {
         self.applied
     }
 
+    /// DEBUG
+    pub fn debug(&self) -> String {
+        format!(
+            "{:?} source {:?} told {} progressed {} lagging {:?} fetch {} asked {} status {} role {}",
+            self.settings.node,
+            self.source.node,
+            self.source.told,
+            self.source.progressed,
+            self.source.lagging,
+            self.source.fetch.is_some(),
+            self.source.asked,
+            self.next_status,
+            match &self.role {
+                Role::Observer => "observer".into(),
+                Role::Joining(j) => format!(
+                    "joining {:?} wanted {} held {} holding {:?} hist {:?} taking {}",
+                    j.batch,
+                    self.wanted,
+                    self.held,
+                    self.holding,
+                    self.history.snapshot().map(|s| s.0),
+                    self.history.is_taking()
+                ),
+                Role::Solo(_) => "solo".into(),
+                Role::Quorum(q) => format!(
+                    "quorum admitted {} delivered {} decided {}",
+                    q.is_admitted(),
+                    q.engine.delivered(),
+                    q.engine.decided()
+                ),
+                Role::Amnesiac => "amn".into(),
+                Role::Dead => "dead".into(),
+            }
+        )
+    }
+
     /// Who leads, as far as this node knows.
     pub fn leader_hint(&self) -> Option<NodeId> {
         self.leader.map(|leader| leader.node)
@@ -229,7 +265,7 @@ impl Log {
                 self.pulled(from, index, offset, length, effects);
             }
             Body::Chunk { index, offset, total, bytes } => {
-                self.chunk(now, from, (index, total), offset, &bytes, effects);
+                self.chunk(now, from, (index, total), offset, bytes, effects);
             }
         }
     }
@@ -332,7 +368,11 @@ impl Log {
     }
 
     fn take_snapshot(&mut self, effects: &mut Vec<Effect>) {
-        let is_keeper = matches!(self.role, Role::Joining(_) | Role::Quorum(_));
+        let is_keeper = match &self.role {
+            Role::Quorum(_) => true,
+            Role::Joining(joining) => joining.batch.is_none(),
+            _ => false,
+        };
         let is_wanted = is_keeper
             && self.wanted > self.held
             && self.holding.is_none()
