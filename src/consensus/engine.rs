@@ -163,8 +163,16 @@ impl Engine {
             EngineMessage::SequencePaxos(message) => {
                 (message.from, message.to) = (peer, me);
                 match &mut message.msg {
-                    PaxosMsg::Promise(promise) => self.check(promise.log_sync.as_mut(), held)?,
-                    PaxosMsg::AcceptSync(sync) => self.check(Some(&mut sync.log_sync), held)?,
+                    PaxosMsg::Promise(promise) => {
+                        if !self.check(promise.log_sync.as_mut(), held)? {
+                            return Ok(());
+                        }
+                    }
+                    PaxosMsg::AcceptSync(sync) => {
+                        if !self.check(Some(&mut sync.log_sync), held)? {
+                            return Ok(());
+                        }
+                    }
                     // Not said by us: proposals travel by themselves, and each node compacts when it likes.
                     PaxosMsg::ProposalForward(_)
                     | PaxosMsg::Compaction(_)
@@ -182,8 +190,8 @@ impl Engine {
     /// A snapshot of the last entries only is made one that says where it begins. The engine would join it to
     /// its own beginning, but counts the new decided index already when it takes that: it would
     /// leave out entries, or take such as were never decided.
-    fn check(&self, sync: Option<&mut LogSync<Entry>>, held: Index) -> Result<(), Index> {
-        let Some(sync) = sync else { return Ok(()) };
+    fn check(&self, sync: Option<&mut LogSync<Entry>>, held: Index) -> Result<bool, Index> {
+        let Some(sync) = sync else { return Ok(true) };
         // To a member that has the entry which ends the configuration, the engine counts it among those that the
         // member keeps, and then once more.
         let end = self.image.lock().end() as usize;
@@ -191,15 +199,31 @@ impl Engine {
         if is_twice && sync.decided_snapshot.is_none() && sync.sync_idx == end + 1 {
             sync.sync_idx = end;
         }
+        let decided = self.engine.get_decided_idx();
+        if decided > end {
+            // The configuration has ended here: its traffic is of no interest.
+            return Ok(false);
+        }
         let snapshot = match sync.decided_snapshot.take() {
             Some(SnapshotType::Complete(prefix) | SnapshotType::Delta(prefix)) => prefix,
-            None => return Ok(()),
+            None => return Ok(Self::skip_decided(sync, decided)),
         };
         let base = (sync.sync_idx as u64).saturating_sub(snapshot.entries.len() as u64);
         let prefix = Prefix { base: Some(base), entries: snapshot.entries };
         sync.decided_snapshot = Some(SnapshotType::Complete(prefix));
         let needed = Index(self.start.0.saturating_add(base));
-        if needed > held.max(self.decided()) { Err(needed) } else { Ok(()) }
+        if needed > held.max(self.decided()) { Err(needed) } else { Ok(sync.sync_idx >= decided) }
+    }
+
+    /// Leaves out entries that are decided here, which are the same. Whether the rest can be taken.
+    fn skip_decided(sync: &mut LogSync<Entry>, decided: usize) -> bool {
+        let known = decided.saturating_sub(sync.sync_idx);
+        if known > sync.suffix.len() {
+            return false;
+        }
+        sync.suffix.drain(..known);
+        sync.sync_idx += known;
+        true
     }
 
     /// Takes out the messages to peers.

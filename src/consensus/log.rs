@@ -127,42 +127,6 @@ impl Log {
         self.applied
     }
 
-    /// DEBUG
-    pub fn debug(&self) -> String {
-        format!(
-            "{:?} source {:?} told {} progressed {} lagging {:?} fetch {} asked {} status {} role {}",
-            self.settings.node,
-            self.source.node,
-            self.source.told,
-            self.source.progressed,
-            self.source.lagging,
-            self.source.fetch.is_some(),
-            self.source.asked,
-            self.next_status,
-            match &self.role {
-                Role::Observer => "observer".into(),
-                Role::Joining(j) => format!(
-                    "joining {:?} wanted {} held {} holding {:?} hist {:?} taking {}",
-                    j.batch,
-                    self.wanted,
-                    self.held,
-                    self.holding,
-                    self.history.snapshot().map(|s| s.0),
-                    self.history.is_taking()
-                ),
-                Role::Solo(_) => "solo".into(),
-                Role::Quorum(q) => format!(
-                    "quorum admitted {} delivered {} decided {}",
-                    q.is_admitted(),
-                    q.engine.delivered(),
-                    q.engine.decided()
-                ),
-                Role::Amnesiac => "amn".into(),
-                Role::Dead => "dead".into(),
-            }
-        )
-    }
-
     /// Who leads, as far as this node knows.
     pub fn leader_hint(&self) -> Option<NodeId> {
         self.leader.map(|leader| leader.node)

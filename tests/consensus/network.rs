@@ -174,9 +174,6 @@ impl Network {
 
     /// Starts a node with what its store holds; a node that has none gets one.
     pub fn start(&mut self, node: NodeId) {
-        if std::env::var("WEFT_TRACE").is_ok() {
-            eprintln!("{} {node} starts", self.now);
-        }
         self.starts += 1;
         let start = self.starts;
         let uuid = Uuid::from_u128(u128::from(node.0) << 64 | u128::from(start));
@@ -210,9 +207,6 @@ impl Network {
 
     /// A crash: what was not stored is lost.
     pub fn stop(&mut self, node: NodeId) {
-        if std::env::var("WEFT_TRACE").is_ok() {
-            eprintln!("{} {node} stops", self.now);
-        }
         self.nodes.get_mut(&node).unwrap().is_up = false;
         let others: Vec<NodeId> = self.nodes.keys().copied().collect();
         for other in others {
@@ -327,11 +321,7 @@ impl Network {
                 actor.log.handle(self.now, event, &mut effects);
                 self.perform(node, &mut effects);
             }
-            Effect::MembersChanged { index, configuration } => {
-                if std::env::var("WEFT_TRACE").is_ok() {
-                    eprintln!("{} {node} members at {index}: {configuration:?}", self.now);
-                }
-            }
+            Effect::MembersChanged { .. } => {}
             Effect::Amnesiac => actor.is_amnesiac = true,
             Effect::Failed(failure) => actor.failure = Some(failure),
         }
@@ -342,9 +332,6 @@ impl Network {
         let before = applied.len().checked_sub(2).map(|at| applied[at].0);
         if before.is_some_and(|before| before >= index) {
             self.violations.push(format!("{node} applied {index} after {before:?}"));
-        }
-        if std::env::var("WEFT_TRACE").is_ok() {
-            eprintln!("{} {node} applies {value} at {index} {}", self.now, self.nodes[&node].log.debug());
         }
         let agreed = *self.agreed.entry(index).or_insert(value);
         if agreed != value {
@@ -438,13 +425,13 @@ impl Network {
     pub fn describe(&self) -> String {
         let one = |(node, actor): (&NodeId, &Node)| {
             format!(
-                "{node}: up {} applied {} leader {:?} member {} amnesiac {} configuration {:?} {}\n",
+                "{node}: up {} applied {} leader {:?} member {} amnesiac {} configuration {:?}\n",
                 actor.is_up,
                 actor.log.applied(),
                 actor.log.leader_hint(),
                 actor.log.is_member(),
                 actor.is_amnesiac,
-                actor.log.members().map(|configuration| configuration.id), actor.log.debug()
+                actor.log.members().map(|configuration| configuration.id),
             )
         };
         self.nodes.iter().map(one).collect()
