@@ -11,7 +11,7 @@ use omnipaxos::storage::SnapshotType;
 use omnipaxos::util::LogSync;
 use omnipaxos::{ClusterConfig, OmniPaxos, OmniPaxosConfig, ServerConfig};
 
-use super::entry::{Configuration, Entry, Proposal};
+use super::entry::{Configuration, Entry, Prefix, Proposal};
 use super::ids::{Index, NodeId, RequestId};
 use super::image::{Image, Shared, stop_sign};
 use super::message::Leader;
@@ -162,9 +162,17 @@ impl Engine {
             EngineMessage::BLE(message) => (message.from, message.to) = (peer, me),
             EngineMessage::SequencePaxos(message) => {
                 (message.from, message.to) = (peer, me);
-                match &message.msg {
-                    PaxosMsg::Promise(promise) => self.check(promise.log_sync.as_ref(), held)?,
-                    PaxosMsg::AcceptSync(sync) => self.check(Some(&sync.log_sync), held)?,
+                match &mut message.msg {
+                    PaxosMsg::Promise(promise) => {
+                        if !self.check(promise.log_sync.as_mut(), held)? {
+                            return Ok(());
+                        }
+                    }
+                    PaxosMsg::AcceptSync(sync) => {
+                        if !self.check(Some(&mut sync.log_sync), held)? {
+                            return Ok(());
+                        }
+                    }
                     // Not said by us: proposals travel by themselves, and each node compacts when it likes.
                     PaxosMsg::ProposalForward(_)
                     | PaxosMsg::Compaction(_)
@@ -177,14 +185,45 @@ impl Engine {
         Ok(())
     }
 
-    fn check(&self, sync: Option<&LogSync<Entry>>, held: Index) -> Result<(), Index> {
-        let Some(SnapshotType::Complete(prefix)) =
-            sync.and_then(|sync| sync.decided_snapshot.as_ref())
-        else {
-            return Ok(());
+    /// Whether what a peer's log is founded on is here.
+    ///
+    /// A snapshot of the last entries only is made one that says where it begins. The engine would join it to
+    /// its own beginning, but counts the new decided index already when it takes that: it would
+    /// leave out entries, or take such as were never decided.
+    fn check(&self, sync: Option<&mut LogSync<Entry>>, held: Index) -> Result<bool, Index> {
+        let Some(sync) = sync else { return Ok(true) };
+        // To a member that has the entry which ends the configuration, the engine counts it among those that the
+        // member keeps, and then once more.
+        let end = self.image.lock().end() as usize;
+        let is_twice = sync.stopsign.is_some() && sync.suffix.is_empty();
+        if is_twice && sync.decided_snapshot.is_none() && sync.sync_idx == end + 1 {
+            sync.sync_idx = end;
+        }
+        let decided = self.engine.get_decided_idx();
+        if decided > end {
+            // The configuration has ended here: its traffic is of no interest.
+            return Ok(false);
+        }
+        let snapshot = match sync.decided_snapshot.take() {
+            Some(SnapshotType::Complete(prefix) | SnapshotType::Delta(prefix)) => prefix,
+            None => return Ok(Self::skip_decided(sync, decided)),
         };
-        let needed = Index(self.start.0.saturating_add(prefix.base.unwrap_or(0)));
-        if needed > held.max(self.decided()) { Err(needed) } else { Ok(()) }
+        let base = (sync.sync_idx as u64).saturating_sub(snapshot.entries.len() as u64);
+        let prefix = Prefix { base: Some(base), entries: snapshot.entries };
+        sync.decided_snapshot = Some(SnapshotType::Complete(prefix));
+        let needed = Index(self.start.0.saturating_add(base));
+        if needed > held.max(self.decided()) { Err(needed) } else { Ok(sync.sync_idx >= decided) }
+    }
+
+    /// Leaves out entries that are decided here, which are the same. Whether the rest can be taken.
+    fn skip_decided(sync: &mut LogSync<Entry>, decided: usize) -> bool {
+        let known = decided.saturating_sub(sync.sync_idx);
+        if known > sync.suffix.len() {
+            return false;
+        }
+        sync.suffix.drain(..known);
+        sync.sync_idx += known;
+        true
     }
 
     /// Takes out the messages to peers.

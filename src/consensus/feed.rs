@@ -5,6 +5,7 @@
 //! that lags finds who has more. Entries and snapshots before the applied index are left out, so a prefix
 //! never moves backwards, whoever the source is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::entry::Entry;
@@ -75,6 +76,7 @@ impl Log {
             && status.applied > cursor.applied
         {
             cursor.applied = status.applied;
+            cursor.next = cursor.next.max(status.applied.next());
             is_served = true;
         }
         if is_served {
@@ -290,8 +292,15 @@ impl Log {
             return;
         }
         let bytes = Vec::new();
-        self.source.fetch =
-            Some(Fetch { from, index, total, bytes, requested: 0, progressed: now });
+        self.source.fetch = Some(Fetch {
+            from,
+            index,
+            total,
+            bytes,
+            early: BTreeMap::new(),
+            requested: 0,
+            progressed: now,
+        });
         self.pull(effects);
     }
 
@@ -337,19 +346,23 @@ impl Log {
         from: NodeId,
         (index, total): (Index, u64),
         offset: u64,
-        bytes: &[u8],
+        bytes: Arc<[u8]>,
         effects: &mut Vec<Effect>,
     ) {
         let Some(fetch) = &mut self.source.fetch else { return };
-        let is_next = fetch.from == from
+        let is_wanted = fetch.from == from
             && (fetch.index, fetch.total) == (index, total)
-            && fetch.bytes.len() as u64 == offset
-            && offset + bytes.len() as u64 <= total;
-        if !is_next {
+            && (fetch.bytes.len() as u64..fetch.requested).contains(&offset)
+            && bytes.len() as u64 <= total.saturating_sub(offset)
+            && !bytes.is_empty();
+        if !is_wanted {
             return;
         }
-        fetch.bytes.extend_from_slice(bytes);
+        fetch.early.insert(offset, bytes);
         fetch.progressed = now;
+        while let Some(bytes) = fetch.early.remove(&(fetch.bytes.len() as u64)) {
+            fetch.bytes.extend_from_slice(&bytes);
+        }
         if (fetch.bytes.len() as u64) < total {
             self.pull(effects);
         } else if let Some(fetch) = self.source.fetch.take() {
@@ -383,6 +396,7 @@ impl Log {
             } else if now.since(fetch.progressed) >= silence {
                 fetch.progressed = now;
                 fetch.requested = fetch.bytes.len() as u64;
+                fetch.early.clear();
                 self.pull(effects);
             }
         }

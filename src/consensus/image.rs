@@ -72,7 +72,8 @@ impl Image {
         self.is_vote_new || self.new_from.is_some()
     }
 
-    fn end(&self) -> u64 {
+    /// How many entries there are, the forgotten ones counted, but not the one that ends the configuration.
+    pub fn end(&self) -> u64 {
         self.base + self.entries.len() as u64
     }
 

@@ -229,7 +229,7 @@ impl Log {
                 self.pulled(from, index, offset, length, effects);
             }
             Body::Chunk { index, offset, total, bytes } => {
-                self.chunk(now, from, (index, total), offset, &bytes, effects);
+                self.chunk(now, from, (index, total), offset, bytes, effects);
             }
         }
     }
@@ -332,7 +332,11 @@ impl Log {
     }
 
     fn take_snapshot(&mut self, effects: &mut Vec<Effect>) {
-        let is_keeper = matches!(self.role, Role::Joining(_) | Role::Quorum(_));
+        let is_keeper = match &self.role {
+            Role::Quorum(_) => true,
+            Role::Joining(joining) => joining.batch.is_none(),
+            _ => false,
+        };
         let is_wanted = is_keeper
             && self.wanted > self.held
             && self.holding.is_none()

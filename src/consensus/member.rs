@@ -66,7 +66,16 @@ impl Log {
                 self.apply(index, entry.clone(), effects);
             }
         }
-        self.take_up(now, vote, before, restored.entries)
+        let voted = vote.configuration.id;
+        self.take_up(now, vote, before, restored.entries)?;
+        // The entry that ended that configuration, or a snapshot after it, was stored, but not yet that this
+        // node had left it: whoever decided alone must not go on.
+        if let Some((index, configuration)) = self.state.configuration.clone()
+            && configuration.id > voted
+        {
+            self.configured(now, index, configuration, effects);
+        }
+        Some(())
     }
 
     /// Becomes the member that the store says it was.

@@ -1,5 +1,8 @@
 //! Where a node gets decided entries from, when not from its own engine.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::ids::{Index, NodeId};
 use crate::base::Time;
 
@@ -32,6 +35,8 @@ pub struct Fetch {
     pub total: u64,
     /// What is here.
     pub bytes: Vec<u8>,
+    /// Pieces that came before an earlier one.
+    pub early: BTreeMap<u64, Arc<[u8]>>,
     /// Up to where it was asked for.
     pub requested: u64,
     /// When the last piece came.
