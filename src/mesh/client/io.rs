@@ -185,7 +185,9 @@ impl<P: Payload> Client<P> {
             (_, IoResult::Invalid) => {
                 self.finish(now, g, sent.piece, Outcome::Invalid, effects);
             }
-            (Work::Read, IoResult::Done) if payload.is_some() => {
+            (Work::Read, IoResult::Done)
+                if payload.as_ref().is_some_and(|it| it.blocks() == piece.run.blocks) =>
+            {
                 piece.payload = payload;
                 piece.answered |= bit;
                 self.settle(now, g, sent.piece, effects);

@@ -124,7 +124,8 @@ impl<P: Payload> Client<P> {
             Request::Flush => return self.submit_flush(now, token, effects),
         };
         let may_write = self.mode != AttachMode::SharedRead;
-        if !self.layout.contains(run) || (work.is_write() && !may_write) {
+        let fits = payload.as_ref().is_none_or(|payload| payload.blocks() == run.blocks);
+        if !fits || !self.layout.contains(run) || (work.is_write() && !may_write) {
             effects.push(Effect::Complete { token, completion: Completion::Invalid });
             return;
         }

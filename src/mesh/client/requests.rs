@@ -54,6 +54,9 @@ impl<P: Payload> Client<P> {
         if piece.work.is_write() {
             self.groups[g].numbers += 1;
             piece.number = WriteNumber(self.groups[g].numbers);
+            if self.groups[g].links.len() > 1 {
+                piece.capture();
+            }
         }
         if !self.groups[g].is_used {
             self.groups[g].is_used = true;
