@@ -12,9 +12,23 @@ use crate::mesh::story;
 #[allow(missing_docs, reason = "the text of a variant tells of its fields")]
 pub enum Effect<P> {
     /// Send a message, with its payload if it has one. It may be lost.
-    Send { to: NodeId, route: Route, message: ToTarget, payload: Option<P> },
+    Send {
+        /// Whom.
+        to: NodeId,
+        /// Which way.
+        route: Route,
+        /// What.
+        message: ToTarget,
+        /// What a write writes.
+        payload: Option<P>,
+    },
     /// A request has ended; each one does exactly once.
-    Complete { token: Token, completion: Completion<P> },
+    Complete {
+        /// Which.
+        token: Token,
+        /// How.
+        completion: Completion<P>,
+    },
     /// Propose a command to the mesh log. It may be lost: the client proposes again while its reason lasts.
     Propose(Command),
     /// For people.

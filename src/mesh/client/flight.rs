@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     fn sent(piece: u32) -> Sent {
-        Sent { piece, order: piece.into(), heard: Time(piece.into()), blocks: 1 }
+        Sent { piece, order: piece.into(), heard: Time::from_nanos(piece.into()), blocks: 1 }
     }
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
             assert!(flight.take(Sequence(last)).is_none());
         }
         assert_eq!(last, SPAN);
-        assert_eq!(flight.oldest_heard(), Time(1));
+        assert_eq!(flight.oldest_heard(), Time::from_nanos(1));
         assert_eq!(flight.take(Sequence(1)).map(|sent| sent.piece), Some(1));
         assert!(flight.has_room() && flight.is_empty());
         assert!(flight.take(Sequence(0)).is_none() && flight.take(Sequence(u64::MAX)).is_none());

@@ -156,6 +156,9 @@ impl<P: Payload> Client<P> {
                 && piece.stage == Stage::Running
             {
                 piece.start_over();
+                if group.links.len() > 1 {
+                    piece.capture();
+                }
             }
         }
         if group.is_used || self.mode == AttachMode::SharedWrite {

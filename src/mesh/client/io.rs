@@ -255,7 +255,8 @@ impl<P: Payload> Client<P> {
                 if piece.request == NONE {
                     self.pieces.remove(slot);
                 }
-                self.release(now, g, place, true, effects);
+                let entry = self.leave(g, place, true);
+                self.release(now, g, place, entry, effects);
                 return self.give_up(now, effects);
             }
             Work::Flush { through } => {
@@ -267,8 +268,9 @@ impl<P: Payload> Client<P> {
             self.raise_watermark(now, g, slot, number);
         }
         let confirms = work.is_write() && self.mode_confirms();
-        self.release(now, g, place, !confirms, effects);
+        let entry = self.leave(g, place, !confirms);
         self.piece_ended(now, slot, outcome, effects);
+        self.release(now, g, place + usize::from(confirms), entry, effects);
         if confirms {
             self.advance(now, g, slot, effects);
         }

@@ -10,7 +10,6 @@ pub struct Layout {
     parts: Vec<Part>,
     blocks: u64,
     region_blocks: u64,
-    copies: u8,
 }
 
 struct Part {
@@ -36,7 +35,6 @@ impl Layout {
         let shift = volume.spec.region_shift.saturating_sub(volume.spec.block_shift);
         let mut layout = Layout {
             region_blocks: 1_u64.checked_shl(shift.into()).unwrap_or(u64::MAX),
-            copies: volume.spec.copies,
             ..Layout::default()
         };
         let mut groups = Vec::new();
@@ -52,11 +50,6 @@ impl Layout {
             groups.extend_from_slice(&part.groups);
         }
         (layout, groups)
-    }
-
-    /// Copies of each group; one more while a replica moves.
-    pub fn copies(&self) -> u8 {
-        self.copies
     }
 
     /// Whether the blocks are at least one, and all in the volume.

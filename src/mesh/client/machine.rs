@@ -11,7 +11,6 @@ use super::view::View;
 use crate::base::Time;
 use crate::mesh::ids::{Generation, GroupId, Index, NodeId, VolumeId};
 use crate::mesh::message::{Run, SessionKey};
-use crate::mesh::mutations::{Rule, kept};
 use crate::mesh::payload::Payload;
 use crate::mesh::picture::{AttachMode, Timing};
 use crate::mesh::request::{Completion, Request, Token};
@@ -120,16 +119,13 @@ impl<P: Payload> Client<P> {
         }
         let (work, run, payload) = match request {
             Request::Read(run) => (Work::Read, run, None),
-            // A guest may change its buffer while the copies are made: all of them get the bytes of one moment.
-            Request::Write(run, payload) if self.layout.copies() > 1 && kept(Rule::S12) => {
-                (Work::Write, run, Some(payload.capture()))
-            }
             Request::Write(run, payload) => (Work::Write, run, Some(payload)),
             Request::Zero { run, unmap } => (Work::Zero { unmap }, run, None),
             Request::Flush => return self.submit_flush(now, token, effects),
         };
         let may_write = self.mode != AttachMode::SharedRead;
-        if !self.layout.contains(run) || (work.is_write() && !may_write) {
+        let fits = payload.as_ref().is_none_or(|payload| payload.blocks() == run.blocks);
+        if !fits || !self.layout.contains(run) || (work.is_write() && !may_write) {
             effects.push(Effect::Complete { token, completion: Completion::Invalid });
             return;
         }

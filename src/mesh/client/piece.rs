@@ -4,6 +4,8 @@ use super::slab::NONE;
 use crate::base::Time;
 use crate::mesh::ids::WriteNumber;
 use crate::mesh::message::{Operation, Run};
+use crate::mesh::mutations::{Rule, kept};
+use crate::mesh::payload::Payload;
 use crate::mesh::request::Token;
 
 /// No replica.
@@ -100,6 +102,8 @@ pub struct Piece<P> {
     pub run: Run,
     /// What is written, or has been read.
     pub payload: Option<P>,
+    /// What is written does not change any more.
+    pub is_captured: bool,
     /// Its number, if it is a write that has started.
     pub number: WriteNumber,
     /// Earlier pieces of the group that it waits for.
@@ -122,7 +126,15 @@ pub struct Piece<P> {
     pub rest: Time,
 }
 
-impl<P> Piece<P> {
+impl<P: Payload> Piece<P> {
+    /// Takes hold of the bytes before they go to more than one replica: a guest that changes its buffer must not make copies differ (S12).
+    pub fn capture(&mut self) {
+        if self.work == Work::Write && !self.is_captured && kept(Rule::S12) {
+            self.payload = self.payload.as_ref().map(P::capture);
+            self.is_captured = true;
+        }
+    }
+
     /// A piece that has not started.
     pub fn new(order: u64, group: u32, work: Work, run: Run, payload: Option<P>) -> Piece<P> {
         Piece {
@@ -133,6 +145,7 @@ impl<P> Piece<P> {
             work,
             run,
             payload,
+            is_captured: false,
             number: WriteNumber(0),
             blockers: 0,
             stage: Stage::Waiting,

@@ -54,6 +54,9 @@ impl<P: Payload> Client<P> {
         if piece.work.is_write() {
             self.groups[g].numbers += 1;
             piece.number = WriteNumber(self.groups[g].numbers);
+            if self.groups[g].links.len() > 1 {
+                piece.capture();
+            }
         }
         if !self.groups[g].is_used {
             self.groups[g].is_used = true;
@@ -62,22 +65,26 @@ impl<P: Payload> Client<P> {
         self.advance(now, g, slot, effects);
     }
 
-    /// What waited for the entry at this place need not any more. With `leave` the entry goes; else it stays and keeps nobody waiting.
+    /// Takes the entry at this place out of the order; if not `gone` it stays there and keeps nobody waiting.
+    pub(super) fn leave(&mut self, g: usize, place: usize, gone: bool) -> Entry {
+        let entry = self.groups[g].queue[place];
+        if gone {
+            self.groups[g].queue.remove(place);
+        } else {
+            self.groups[g].queue[place].access = Access::None;
+        }
+        entry
+    }
+
+    /// What waited for an entry that has left, from this place on, need not any more.
     pub(super) fn release(
         &mut self,
         now: Time,
         g: usize,
-        place: usize,
-        leave: bool,
+        mut at: usize,
+        entry: Entry,
         effects: &mut Vec<Effect<P>>,
     ) {
-        let entry = self.groups[g].queue[place];
-        self.groups[g].queue[place].access = Access::None;
-        let mut at = place + 1;
-        if leave {
-            self.groups[g].queue.remove(place);
-            at = place;
-        }
         while let Some(later) = self.groups[g].queue.get(at).copied() {
             at += 1;
             if !entry.conflicts(&later) {

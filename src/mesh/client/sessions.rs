@@ -149,10 +149,8 @@ impl<P: Payload> Client<P> {
         let group = &mut self.groups[g];
         let link = &mut group.links[l];
         link.starved = false;
-        if link.flight.is_empty() {
-            return;
-        }
         link.flight.forget();
+        // Also what was just answered with the session's end.
         for entry in &group.queue {
             let Some(piece) = self.pieces.get_mut(entry.piece) else { continue };
             piece.sent &= !(1 << l);

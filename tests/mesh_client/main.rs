@@ -1,0 +1,5 @@
+//! The client machine among scripted targets.
+
+mod chaos;
+mod scenarios;
+mod world;
