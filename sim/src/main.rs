@@ -11,6 +11,7 @@ mod story;
 mod watch;
 mod world;
 
-fn main() {
-    model::run();
+fn main() -> std::process::ExitCode {
+    let given = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    model::run(given("--quick"), given("--traces"))
 }

@@ -55,9 +55,9 @@ pub(super) struct Status {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Frame {
     /// In order: the place in the session, from 0.
-    Ordered(u64, EngineMessage<Entry>),
+    Ordered(u64, Box<EngineMessage<Entry>>),
     /// Heartbeats may come as they like; they say how many ordered ones were sent before.
-    Loose(u64, EngineMessage<Entry>),
+    Loose(u64, Box<EngineMessage<Entry>>),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,6 +117,7 @@ pub(super) enum Body {
     Pull {
         index: Index,
         offset: u64,
+        length: u32,
     },
     /// A piece of a snapshot.
     Chunk {

@@ -146,6 +146,19 @@ pub enum ToClient {
     Pong { key: SessionKey, probe: u64 },
 }
 
+impl ToClient {
+    /// The attachment that it is for.
+    pub fn generation(&self) -> Generation {
+        match self {
+            ToClient::Opened { key, .. }
+            | ToClient::Refused { key, .. }
+            | ToClient::Done { key, .. }
+            | ToClient::Held { key, .. }
+            | ToClient::Pong { key, .. } => key.generation,
+        }
+    }
+}
+
 /// Why a target takes no I/O in a session. All of them end it, so that nothing sent in it is executed later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refused {
@@ -200,6 +213,22 @@ pub enum ToPeer {
     AskRepair { key: PeerKey, run: Run },
     /// An answer to it.
     Repair { key: PeerKey, run: Run, result: CopyResult },
+}
+
+impl ToPeer {
+    /// The replica that it is for.
+    pub fn addressee(&self) -> ReplicaId {
+        match self {
+            ToPeer::AskMap { key, .. }
+            | ToPeer::AskCopy { key, .. }
+            | ToPeer::Progress { key, .. }
+            | ToPeer::AskRepair { key, .. } => key.holder,
+            ToPeer::Map { key, .. }
+            | ToPeer::Copy { key, .. }
+            | ToPeer::Hurry { key, .. }
+            | ToPeer::Repair { key, .. } => key.joiner,
+        }
+    }
 }
 
 /// What a message between targets belongs to.

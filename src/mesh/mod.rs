@@ -18,4 +18,8 @@ pub mod message;
 
 pub mod payload;
 
+pub mod target;
+
 pub mod client;
+
+pub mod node;

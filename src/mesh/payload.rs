@@ -2,6 +2,9 @@
 
 /// The blocks of a write or a read. Cloning gives another handle of the same bytes.
 pub trait Payload: Clone {
+    /// How many blocks it has.
+    fn blocks(&self) -> u32;
+
     /// Blocks `first .. first + count` of it.
     fn part(&self, first: u32, count: u32) -> Self;
 

@@ -8,9 +8,7 @@ use super::ids::NodeId;
 pub const RELAYS_MAX: usize = 2;
 
 /// The relays of a way, in order; none for the direct way.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Route {
     relays: [NodeId; RELAYS_MAX],
     count: u8,

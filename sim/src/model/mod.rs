@@ -1,15 +1,31 @@
-//! dev
-mod check; mod history; mod picture; mod properties; mod rules; mod scope; mod state; mod step; mod story;
-use scope::*; use check::*;
-pub fn run() {
-    let a: Vec<String> = std::env::args().collect();
-    let n: Vec<u8> = a[2].split(',').map(|x| x.parse().unwrap()).collect();
-    let scope = Scope { replicas: n[0], entries: n[1], writes: n[2], evictions: n[3], begins: n[4], attaches: n[5], restarts: n[6], switches: n[7], fast: n[8] == 1 };
-    let secs: u64 = a[3].parse().unwrap();
-    for (name, _, m) in std::iter::once(("none", "", Mutations::default())).chain(Mutations::each()) {
-        if a[1] != "all" && !a[1].split(',').any(|x| x == name) { continue; }
-        let o = check(scope, m, Limits { states: 200_000_000, time: std::time::Duration::from_secs(secs), shortest: a.get(4).is_none() });
-        println!("{name}: states {} unique {} depth {} complete {} reached {:?} {:.1}s", o.states, o.unique, o.depth, o.complete, o.reached, o.seconds);
-        if let Some(v) = o.violation { println!("  VIOLATION {} in {}", v.property, v.trace.len()); if name == "none" || a.get(5).is_some() { for l in v.trace { println!("    {l}"); } } }
-    }
-}
+//! A small-scope model of the core of the mesh protocol: leases, epochs, writes and rounds, in every
+//! order in which they can happen.
+//!
+//! It is an abstraction with its own small structures, not the code that runs: one group with one
+//! block, which is also one region of the intent map; two or three replicas; two clients in
+//! exclusive mode, of which the second may preempt the first. Stateright explores every state of a
+//! [`scope::Scope`]. A rule can be left out ([`scope::Mutations`]), and then a counter-example must
+//! turn up: a model that finds nothing proves nothing.
+//!
+//! Time is the one thing that it has none of. That W has passed since an eviction is a step that can
+//! happen at any time; what it means is that from then on a target serves nothing unless it has
+//! applied that eviction, which is exactly what leases promise.
+//!
+//! Not modelled: `shared-write` and `shared-read`, several blocks in a region, several groups, the
+//! quorum that decides the log, media errors, volatile caches, relays, liveness.
+
+mod check;
+mod history;
+mod picture;
+mod properties;
+mod rules;
+mod scope;
+mod state;
+mod step;
+mod story;
+mod suite;
+
+pub use suite::run;
+
+#[cfg(test)]
+mod tests;

@@ -53,7 +53,7 @@ pub enum Step {
 impl Rules<'_> {
     /// Adds every step that is possible now.
     pub fn steps(&self, steps: &mut Vec<Step>) {
-        for client in 0..CLIENTS {
+        for client in 0..usize::from(self.scope.clients) {
             self.client_steps(client, steps);
         }
         for target in 0..usize::from(self.scope.replicas) {
@@ -150,7 +150,7 @@ impl Rules<'_> {
                 steps.push(Step::Decide(Entry::Incarnation(replica)));
             }
             if attaches < scope.attaches && self.latest().roles[place].holds() {
-                for client in 0..2 {
+                for client in 0..scope.clients {
                     steps.push(Step::Decide(Entry::Attach { client, source: replica }));
                 }
             }
@@ -372,11 +372,8 @@ impl Rules<'_> {
         let union = progress.marked || own;
         let joins = picture.roles[target].joins();
         progress.union = true;
-        progress.left = if joins {
-            union && (!progress.recorded || self.mutations.no_record)
-        } else {
-            union
-        };
+        progress.left =
+            if joins { union && (!progress.recorded || self.mutations.no_record) } else { union };
         (progress.maps, progress.marked, progress.recorded) = (0, false, false);
         if joins && union && node.bit == 0 && !self.mutations.union_not_merged {
             node.bit = FOREIGN;

@@ -16,6 +16,8 @@ pub struct Vote {
     pub configuration: Configuration,
     /// The entry that began it; its own entries come after.
     pub start: Index,
+    /// Entries up to this one are decided and gone into a snapshot; the log of this configuration goes on after.
+    pub base: Index,
     /// The highest round that was promised.
     pub promise: Ballot,
     /// The round in which the last entries were accepted.

@@ -12,6 +12,7 @@ use crate::mesh::route::Route;
 
 /// A command of the mesh log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // The fields are what the line above each command says.
 pub enum Command {
     /// A secret of this digest admits `uses` more nodes.
     AddToken { digest: [u8; 32], uses: u32 },
@@ -20,7 +21,14 @@ pub enum Command {
     /// A host joins. The number is free, or belongs to the same UUID. Without a token only as the first node.
     AddNode { node: NodeId, uuid: Uuid, domains: Domains, token: Option<[u8; 32]> },
     /// A daemon has started. Ends the attachments of the node's earlier incarnations.
-    StartNode { node: NodeId, uuid: Uuid, origin: u64, addresses: Vec<String>, domains: Domains },
+    StartNode {
+        node: NodeId,
+        uuid: Uuid,
+        origin: u64,
+        addresses: Vec<String>,
+        domains: Domains,
+        store: Option<Uuid>,
+    },
     /// No new replica comes to the node's drives, and those there are moved away; or they may again.
     DrainNode { node: NodeId, drain: bool },
     /// The host is no part of the mesh any more. Refused while it has drives.
@@ -102,6 +110,7 @@ pub struct Eviction {
 
 /// Why a replica is to be left behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // The fields are what the line above each kind says.
 pub enum Evidence {
     /// Its drive fails or hangs: its target says so, or an I/O came back with a device error.
     Device,
@@ -220,4 +229,6 @@ pub enum Refusal {
     Invalid,
     /// The drive's label is older than what the log knows of it.
     OldImage,
+    /// It may have been decided: this node has caught up by a snapshot and has not seen the entries one by one.
+    Unclear,
 }

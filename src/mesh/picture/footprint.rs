@@ -16,10 +16,12 @@ pub fn map_layout(group_blocks: u64, block_shift: u8, region_shift: u8) -> Optio
     MapLayout::with_shift(geometry, region_shift.into(), page_bytes).ok()
 }
 
-/// The block of a replica where its data begins: what is before it is the map. `u64::MAX` when no map fits such numbers.
+/// The block of a replica where its data begins: what is before it is the map, and room for regions to begin where regions of the drive
+/// do, so that none lies in two extents. `u64::MAX` when no map fits such numbers.
 pub fn data_offset(group_blocks: u64, block_shift: u8, region_shift: u8) -> u64 {
-    map_layout(group_blocks, block_shift, region_shift)
-        .map_or(u64::MAX, |map| map.medium_bytes().div_ceil(1 << block_shift))
+    map_layout(group_blocks, block_shift, region_shift).map_or(u64::MAX, |map| {
+        map.medium_bytes().div_ceil(1 << block_shift).next_multiple_of(map.region_blocks())
+    })
 }
 
 /// Blocks that a replica of a group takes, its map included. `u64::MAX`, which no drive has, when no map fits such numbers.

@@ -44,6 +44,7 @@ pub struct DriveSpec {
 
 /// How a volume's blocks lie on its groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // The fields are what the line above each layout says.
 pub enum Layout {
     /// One group after the other.
     Concatenated,
@@ -84,4 +85,11 @@ pub enum AttachMode {
     SharedRead,
     /// By any number of nodes, which read and write.
     SharedWrite,
+}
+
+impl AttachMode {
+    /// Whether who attaches so may write.
+    pub fn may_write(self) -> bool {
+        self != AttachMode::SharedRead
+    }
 }

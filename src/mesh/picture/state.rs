@@ -25,6 +25,8 @@ pub struct Node {
     pub incarnation: Option<Incarnation>,
     /// Random number of its current start.
     pub origin: u64,
+    /// The store with which it could be a member of the quorum.
+    pub store: Option<Uuid>,
     /// No new replicas.
     pub draining: bool,
     /// It acts on all entries up to here.

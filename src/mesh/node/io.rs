@@ -1,20 +1,19 @@
-//! One node of the mesh: the log, the picture that follows from it, its targets and its clients, as one state machine. Events in,
-//! effects out; in a daemon the parts may be driven on different cores by the same events.
+//! What reaches a node, and what it does.
 
-use super::disk::{DiskOperation, DiskResult, Ticket};
-use super::ids::{Generation, NodeId, VolumeId};
-use super::message::Message;
-use super::picture::{AttachMode, Command, Domains, DriveSpec, Picture, Refusal, Reply};
-use super::request::{Completion, Request, Token};
-use super::route::Route;
-use super::story;
-use crate::base::{Time, Uuid};
+use crate::base::Uuid;
 use crate::consensus;
+use crate::mesh::disk::{DiskOperation, DiskResult, Ticket};
+use crate::mesh::ids::{Generation, NodeId, VolumeId};
+use crate::mesh::message::Message;
+use crate::mesh::picture::{AttachMode, Beat, Command, Domains, DriveSpec, Refusal, Reply};
+use crate::mesh::request::{Completion, Request, Token};
+use crate::mesh::route::Route;
+use crate::mesh::story;
 
 /// What reaches a node.
 #[derive(Clone, Debug)]
 pub enum Input<P> {
-    /// The moment of [`Node::next_timer`] has come.
+    /// The moment of [`next_timer`](super::Node::next_timer) has come.
     Timer,
     /// A packet has come from this neighbour.
     Packet { from: NodeId, packet: Packet<P> },
@@ -49,7 +48,7 @@ pub enum Output<P> {
     /// Start an operation on a drive.
     Disk { drive: Uuid, ticket: Ticket, operation: DiskOperation<P> },
     /// Make a batch durable.
-    Store(consensus::Batch),
+    Store(consensus::store::Batch),
     /// A request has ended.
     Completed { volume: VolumeId, token: Token, completion: Completion<P> },
     /// An attachment is made (I/O may start), or cannot be.
@@ -86,6 +85,10 @@ pub enum Body<P> {
     Log(consensus::Message),
     /// Between clients and targets, with the payload if there is one.
     Data(Message, Option<P>),
+    /// Between neighbours, all the time: I am here, and I hear you or not.
+    Hello(Hello),
+    /// To the leader of the log, over members: a heartbeat. `hops` more members may pass it on.
+    Beat { beat: Beat, hops: u8 },
 }
 
 /// What a node is started with.
@@ -101,41 +104,25 @@ pub struct Start {
     pub addresses: Vec<String>,
     /// Where it is.
     pub domains: Domains,
-    /// Neighbours that it knows before it knows the log.
+    /// Nodes that it knows before it knows the log.
     pub peers: Vec<NodeId>,
     /// The secret's digest that admits it, if it is no part of the mesh yet.
     pub token: Option<[u8; 32]>,
     /// Whether it is the first node of a new mesh.
     pub found: bool,
     /// What its store held; `None` without a store.
-    pub restored: Option<consensus::Restored>,
+    pub restored: Option<consensus::store::Restored>,
     /// Timers of the log.
     pub settings: consensus::Settings,
 }
 
-/// A node. To be built: the interface is fixed here first.
-pub struct Node<P> {
-    _payload: std::marker::PhantomData<P>,
-}
-
-#[allow(unused_variables, clippy::todo, missing_docs)]
-impl<P: super::payload::Payload> Node<P> {
-    pub fn start(start: Start, now: Time) -> Node<P> {
-        todo!()
-    }
-    /// Takes what has reached the node at `now` and adds what it does to `outputs`.
-    pub fn handle(&mut self, now: Time, input: Input<P>, outputs: &mut Vec<Output<P>>) {
-        todo!()
-    }
-    /// When [`Input::Timer`] is wanted at the latest.
-    pub fn next_timer(&self) -> Time {
-        todo!()
-    }
-    pub fn picture(&self) -> &Picture {
-        todo!()
-    }
-    /// Whether the node may serve at `now`.
-    pub fn has_lease(&self, now: Time) -> bool {
-        todo!()
-    }
+/// See [`Body::Hello`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The start of the daemon that says it.
+    pub origin: u64,
+    /// Counts up, so that what comes late is recognised.
+    pub counter: u64,
+    /// The sender hears who it is for.
+    pub hears: bool,
 }

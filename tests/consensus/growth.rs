@@ -1,0 +1,46 @@
+//! Quorums that grow, shrink and replace their members while they serve.
+
+use crate::network::{Network, n};
+
+#[test]
+fn a_quorum_of_one_decides_alone() {
+    let mut network = Network::mesh(1, 1, 0);
+    network.propose(1, 7);
+    network.until(100, "it is applied", |network| network.has(1, 7));
+}
+
+#[test]
+fn three_members_decide_and_all_nodes_apply() {
+    let mut network = Network::mesh(2, 3, 2);
+    for value in 0..50 {
+        network.propose(1 + (value % 5) as u32, value);
+    }
+    network.until(2000, "all have all", |network| {
+        (0..50).all(|value| network.all_have(&[1, 2, 3, 4, 5], value))
+    });
+    network.check_complete(&[1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn one_grows_to_three_and_five_and_shrinks_again_while_nodes_propose() {
+    let mut network = Network::mesh(3, 1, 5);
+    let mut value = 0;
+    for members in [&[1, 2, 3][..], &[1, 2, 3, 4, 5], &[2, 3, 6], &[2], &[2, 1, 4]] {
+        let at = network.leader().unwrap();
+        let before = network.configuration(1).id;
+        network.change_members(at, members);
+        for _ in 0..40 {
+            value += 1;
+            network.propose(1 + (value % 6) as u32, value);
+            network.run(20);
+        }
+        network.until(5000, "the members vote", |network| {
+            network.leader().is_some_and(|leader| network.configuration(leader.0).id > before)
+                && members.iter().all(|node| network.nodes[&n(*node)].log.is_member())
+        });
+    }
+    network.until(5000, "all have all", |network| {
+        (1..=value).all(|value| network.all_have(&[1, 2, 3, 4, 5, 6], value))
+    });
+    network.check_complete(&[1, 2, 3, 4, 5, 6]);
+}
