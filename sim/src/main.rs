@@ -4,7 +4,11 @@
 mod check;
 mod model;
 mod payload;
+mod plan;
 mod random;
+mod run;
+mod story;
+mod watch;
 mod world;
 
 fn main() -> std::process::ExitCode {

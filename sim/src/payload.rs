@@ -13,12 +13,20 @@ pub const ZERO: u64 = 0;
 /// Set in the numbers of blocks that nobody of this run has written: what a drive held before it came into the mesh.
 pub const GARBAGE: u64 = 1 << 63;
 
+/// Set in the numbers that a guest puts into its buffer while it is being written.
+pub const SCRIBBLED: u64 = 1 << 62;
+
+/// What a number becomes when its guest changes the buffer.
+pub fn scribbled(value: u64) -> u64 {
+    value | SCRIBBLED
+}
+
 /// Bits of a block's number that are the low bits of its place in the volume, so that a block in the wrong place is noticed.
 const PLACE_BITS: u32 = 16;
 
 /// The number that write `write` (from 1) leaves in block `block` of its volume.
 pub fn value_of(write: u64, block: u64) -> u64 {
-    (write << PLACE_BITS | block & ((1 << PLACE_BITS) - 1)) & !GARBAGE
+    (write << PLACE_BITS | block & ((1 << PLACE_BITS) - 1)) & !(GARBAGE | SCRIBBLED)
 }
 
 /// For people: which write a number is from.
@@ -26,7 +34,11 @@ pub fn describe(value: u64) -> String {
     match value {
         ZERO => "zeroes".into(),
         garbage if garbage & GARBAGE != 0 => format!("garbage {:#x}", garbage & !GARBAGE),
-        _ => format!("#{}({})", value >> PLACE_BITS, value & ((1 << PLACE_BITS) - 1)),
+        value => {
+            let changed = if value & SCRIBBLED == 0 { "" } else { " changed" };
+            let written = value & !SCRIBBLED;
+            format!("#{}({}){changed}", written >> PLACE_BITS, written & ((1 << PLACE_BITS) - 1))
+        }
     }
 }
 

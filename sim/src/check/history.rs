@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use weft::mesh::message::Run;
 
-use super::block::{BlockOperation, Kind};
-use crate::payload::{Blocks, ZERO, value_of};
+use super::block::{BlockOperation, Disorder, Kind};
+use crate::payload::{self, Blocks, ZERO, value_of};
 
 /// What a client asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Operation {
     pub until: Option<u64>,
     invoked: u64,
     ended: u64,
+    /// The guest changes the buffer meanwhile: the blocks may be what they were before or after.
+    is_scribbled: bool,
     /// Where a read's numbers begin in [`History::values`].
     values: usize,
 }
@@ -66,6 +68,7 @@ impl History {
             until: None,
             invoked: self.stamp,
             ended: NEVER,
+            is_scribbled: false,
             values: 0,
         });
         self.operations.len() - 1
@@ -89,6 +92,11 @@ impl History {
         }
         self.values.extend(data.iter().flat_map(Blocks::values));
         self.values.len() - operation.values == operation.run.blocks as usize
+    }
+
+    /// The guest changes the buffer of this write.
+    pub fn scribble(&mut self, number: usize) {
+        self.operations[number].is_scribbled = true;
     }
 
     /// A request.
@@ -117,15 +125,70 @@ impl History {
                     Asked::Write => value_of(number as u64 + 1, block),
                     _ => ZERO,
                 };
-                blocks.entry((operation.volume, block)).or_default().push(BlockOperation {
-                    kind,
-                    value,
-                    invoked: operation.invoked,
-                    ended: operation.ended,
-                    number,
-                });
+                let history = blocks.entry((operation.volume, block)).or_default();
+                let (invoked, ended) = (operation.invoked, operation.ended);
+                if operation.is_scribbled {
+                    // One of the two is written: neither need be.
+                    for value in [value, payload::scribbled(value)] {
+                        history.push(BlockOperation { kind, value, invoked, ended: NEVER, number });
+                    }
+                } else {
+                    history.push(BlockOperation { kind, value, invoked, ended, number });
+                }
             }
         }
         blocks
+    }
+
+    /// A request in words.
+    pub fn describe(&self, number: usize) -> String {
+        let operation = &self.operations[number];
+        let what = match operation.asked {
+            Asked::Read => "read",
+            Asked::Write => "write",
+            Asked::Zero => "zeroing",
+            Asked::Flush => "flush",
+        };
+        let seconds = |time: u64| time as f64 / 1e9;
+        let until = match operation.until {
+            Some(until) => format!("{:.6} s", seconds(until)),
+            None => "never answered".into(),
+        };
+        format!(
+            "{what} #{} by n{} of volume {} blocks {}+{} ({:.6} s – {until})",
+            number + 1,
+            operation.host + 1,
+            operation.volume,
+            operation.run.first,
+            operation.run.blocks,
+            seconds(operation.from),
+        )
+    }
+
+    /// A disorder in words, with what was done to the block around it.
+    pub fn explain(
+        &self,
+        volume: usize,
+        block: u64,
+        disorder: &Disorder,
+        operations: &[BlockOperation],
+    ) -> String {
+        let (why, shown_by): (&str, &[usize]) = match disorder {
+            Disorder::FromNowhere { read } => ("a read gave what nobody had written", &[*read]),
+            Disorder::FromTheFuture { read } => ("a read gave what was written only later", &[*read]),
+            Disorder::Interleaved { shown_by } => ("a value came back after another", shown_by),
+            Disorder::NoOrder { at } => ("no order explains the answers", &[*at]),
+        };
+        let mut text = format!("volume {volume} block {block}: {why}");
+        let near = |operation: &&BlockOperation| {
+            let number = operation.number;
+            shown_by.iter().any(|shown| number.abs_diff(*shown) <= 12)
+        };
+        for operation in operations.iter().filter(near) {
+            let mark = if shown_by.contains(&operation.number) { ">" } else { " " };
+            let value = payload::describe(operation.value);
+            text += &format!("\n  {mark} {} = {value}", self.describe(operation.number));
+        }
+        text
     }
 }

@@ -20,6 +20,16 @@ pub enum Rest {
     Suspended,
 }
 
+impl std::fmt::Display for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Rest::Paused => "paused",
+            Rest::PausedMidStep => "paused in the midst of a step",
+            Rest::Suspended => "suspended",
+        })
+    }
+}
+
 /// What a daemon is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {

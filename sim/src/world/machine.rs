@@ -45,6 +45,8 @@ impl Machine for Node<Blocks> {
 
 /// Someone who sees all that goes on, and changes nothing.
 pub trait Observer<M> {
+    /// A daemon has started.
+    fn started(&mut self, now: u64, host: usize);
     /// A daemon has taken an event at `now`, `local` on its own clock, and this is what it does.
     fn stepped(&mut self, now: u64, host: usize, machine: &M, local: Time, outputs: &[Output<Blocks>]);
     /// A packet was sent.

@@ -374,6 +374,7 @@ impl<M: Machine, O: Observer<M>> World<M, O> {
         host.machine = Some(M::start(start, host.clock.read(self.now)));
         host.activity = Activity::Up;
         let boots = host.boots;
+        self.observer.started(self.now, at);
         self.plan_timer(at);
         for drive in 0..self.drives.len() {
             if self.drives[drive].host == Some(at) {

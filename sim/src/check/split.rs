@@ -1,0 +1,69 @@
+//! No two epochs serve: once a client acknowledges a write under an epoch, no replica that this epoch leaves out may serve reads any more.
+
+use weft::mesh::ids::VolumeId;
+use weft::mesh::message::Run;
+use weft::mesh::picture::{AttachMode, Picture, ReplicaState};
+
+use super::layout::locate;
+use crate::world::World;
+use crate::world::machine::{Machine, Observer};
+
+/// A write to `run` of a volume was acknowledged by the client on `host`.
+///
+/// An exclusive attachment needs no such fence: nobody but the client itself could read, and it knows.
+///
+/// # Errors
+/// Who could still serve.
+pub fn look<M: Machine, O: Observer<M>>(
+    world: &World<M, O>,
+    host: usize,
+    volume: VolumeId,
+    run: Run,
+) -> Result<(), String> {
+    let Some(client) = world.hosts[host].machine.as_ref().map(Machine::picture) else {
+        return Ok(());
+    };
+    let behind = |other: &&crate::world::host::Host<M>| {
+        other.machine.as_ref().is_some_and(|it| it.picture().applied() < client.applied())
+    };
+    for other in world.hosts.iter().filter(behind) {
+        let Some(machine) = &other.machine else { continue };
+        if machine.has_lease(other.clock.read(world.now())) {
+            compare(client, machine.picture(), other.node, volume, run)?;
+        }
+    }
+    Ok(())
+}
+
+fn compare(
+    client: &Picture,
+    target: &Picture,
+    node: weft::consensus::NodeId,
+    volume: VolumeId,
+    run: Run,
+) -> Result<(), String> {
+    let Some(volume) = client.volume(volume) else { return Ok(()) };
+    let is_shared = |mode: AttachMode| mode != AttachMode::Exclusive;
+    if !volume.attachments.iter().any(|attachment| is_shared(attachment.mode)) {
+        return Ok(());
+    }
+    for (group, _) in (run.first..run.end()).filter_map(|block| locate(volume, block)) {
+        let (Some(now), Some(then)) = (client.group(group), target.group(group)) else { continue };
+        if then.epoch >= now.epoch {
+            continue;
+        }
+        let could_serve = then.replicas.iter().filter(|replica| {
+            replica.state == ReplicaState::InSync
+                && target.drive(replica.drive).is_some_and(|drive| drive.node == node)
+        });
+        for replica in could_serve {
+            if !now.replica(replica.id).is_some_and(|replica| replica.state.is_written()) {
+                return Err(format!(
+                    "a write was acknowledged in {group} {}, while {} of {node} could still serve in {}",
+                    now.epoch, replica.id, then.epoch
+                ));
+            }
+        }
+    }
+    Ok(())
+}

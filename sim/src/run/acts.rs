@@ -1,0 +1,201 @@
+//! What is done to the mesh, act by act.
+
+use weft::mesh::picture::Command;
+
+use super::operator::Purpose;
+use super::{Run, Wake, setup};
+use crate::check::layout;
+use crate::plan::{Act, SECOND};
+use crate::world::drive::Drive;
+use crate::world::machine::Machine;
+use crate::world::store::Store;
+
+impl<M: Machine> Run<M> {
+    pub(super) fn act(&mut self, act: &Act) {
+        self.say(None, || act.to_string());
+        let now = self.world.now();
+        if let Some(recorder) = &mut self.world.observer.recorder {
+            recorder.acted(now, act);
+        }
+        match act {
+            Act::Cut { from, to } => self.world.network.cut(*from, *to),
+            Act::Mend { from, to } => self.world.network.mend(*from, *to),
+            Act::Link { from, to, quality } => {
+                self.world.network.set_quality(*from, *to, *quality);
+            }
+            Act::Crash { host, power } => self.crash(*host, *power),
+            Act::Start { host } => self.start(*host),
+            Act::Rest { host, rest, length } => self.world.rest(*host, *rest, *length),
+            Act::ClockRate { host, ppm } => self.world.set_clock_rate(*host, *ppm),
+            Act::StoreFails { host } => self.world.hosts[*host].store.failing = true,
+            Act::SaveStore { host } => {
+                self.store_images.insert(*host, self.world.hosts[*host].store.image());
+            }
+            Act::RestoreStore { host } => self.restore_store(*host),
+            Act::WipeStore { host } => self.wipe_store(*host),
+            Act::Attach { client, preempt } => self.attach(*client, *preempt),
+            Act::Detach { client } => self.detach(*client),
+            Act::Submit { client, wish } => self.wish(*client, *wish),
+            Act::Members { hosts } => self.set_members(Purpose::Other, hosts.clone()),
+            Act::Say { .. } => {}
+            Act::Spoil { volume, block, replica } => self.spoil(*volume, *block, *replica),
+            Act::Ailing { .. }
+            | Act::MoveDrive { .. }
+            | Act::ReplaceDrive { .. }
+            | Act::CloneDrive { .. }
+            | Act::SaveDrive { .. }
+            | Act::RestoreDrive { .. } => self.act_on_drive(act),
+            Act::Extend { .. }
+            | Act::Passing { .. }
+            | Act::MoveReplica { .. }
+            | Act::Drain { .. }
+            | Act::Rebalance
+            | Act::SetTiming { .. } => self.act_as_operator(act),
+        }
+    }
+
+    fn act_on_drive(&mut self, act: &Act) {
+        match act {
+            Act::Ailing { drive, ailment } => {
+                let drive = self.drives[*drive];
+                self.world.drives[drive].ailment = *ailment;
+                self.world.set_hung(drive, ailment.hung);
+            }
+            Act::MoveDrive { drive, to } => self.world.plug(self.drives[*drive], *to),
+            Act::ReplaceDrive { drive } => self.replace_drive(*drive),
+            Act::CloneDrive { drive, into } => {
+                let original = &self.world.drives[self.drives[*drive]];
+                let (speed, image) = (original.speed, original.image());
+                let mut clone =
+                    Drive::new(image.0.uuid, setup::drive_blocks(), speed, self.random.fork());
+                clone.restore(image);
+                let clone = self.world.add_drive(clone, None);
+                self.world.plug(clone, *into);
+            }
+            Act::SaveDrive { drive } => {
+                let image = self.world.drives[self.drives[*drive]].image();
+                self.drive_images.insert(*drive, image);
+            }
+            Act::RestoreDrive { drive } => {
+                let Some(image) = self.drive_images.remove(drive) else { return };
+                let which = self.drives[*drive];
+                let Some(host) = self.world.drives[which].host else { return };
+                self.crash(host, true);
+                self.world.drives[which].restore(image);
+                self.start_soon(host);
+            }
+            _ => {}
+        }
+    }
+
+    fn act_as_operator(&mut self, act: &Act) {
+        match act {
+            Act::Extend { volume, blocks } => {
+                let Some(id) = self.volumes[*volume].id else { return };
+                let command = Command::ExtendVolume { volume: id, blocks: *blocks };
+                self.ask(Purpose::Extend(*volume, *blocks), command);
+            }
+            Act::Passing { spec, after } => {
+                let name = format!("passing {}", self.next_tag);
+                let command = Command::CreateVolume { name, spec: spec.clone() };
+                self.ask(Purpose::Passing(*after), command);
+            }
+            Act::MoveReplica { volume, replica } => {
+                let Some(command) = self.move_of(*volume, *replica) else { return };
+                self.ask(Purpose::Other, command);
+            }
+            Act::Drain { drive, drain } => {
+                let uuid = self.world.drives[self.drives[*drive]].label.uuid;
+                let known = self.best_picture().and_then(|picture| picture.drive_by_uuid(uuid));
+                let Some(drive) = known.map(|drive| drive.id) else { return };
+                self.ask(Purpose::Other, Command::DrainDrive { drive, drain: *drain });
+                self.ask(Purpose::Other, Command::Rebalance { moves: 4 });
+            }
+            Act::Rebalance => self.ask(Purpose::Other, Command::Rebalance { moves: 4 }),
+            Act::SetTiming { timing } => self.ask(Purpose::Other, Command::SetTiming(*timing)),
+            _ => {}
+        }
+    }
+
+    fn move_of(&self, volume: usize, replica: usize) -> Option<Command> {
+        let picture = self.best_picture()?;
+        let group = picture.group(picture.volume(self.volumes[volume].id?)?.groups().next()?)?;
+        let replica = group.replicas.get(replica % group.replicas.len().max(1))?.id;
+        Some(Command::MoveReplica { group: group.id, replica, to: None })
+    }
+
+    pub(super) fn crash(&mut self, host: usize, power: bool) {
+        self.world.crash(host, power);
+        self.host_died(host);
+    }
+
+    pub(super) fn start(&mut self, host: usize) {
+        if !self.world.hosts[host].is_running() {
+            self.world.start(host);
+            self.say(Some(host), || "the daemon starts".into());
+        }
+    }
+
+    fn start_soon(&mut self, host: usize) {
+        let after = self.random.between(SECOND / 10, SECOND);
+        self.wake_in(after, Wake::Start(host));
+    }
+
+    fn restore_store(&mut self, host: usize) {
+        let Some(image) = self.store_images.remove(&host) else { return };
+        self.crash(host, false);
+        self.world.hosts[host].store.restore(image);
+        self.start_soon(host);
+    }
+
+    /// A store that is gone: its node comes back with an empty one, under another name.
+    pub(super) fn wipe_store(&mut self, host: usize) {
+        self.crash(host, false);
+        let store = setup::uuid(&mut self.random);
+        let node = self.world.hosts[host].node;
+        self.world.hosts[host].store = Store::new(node, store);
+        self.start_soon(host);
+    }
+
+    fn spoil(&mut self, volume: usize, block: u64, replica: usize) {
+        let found = || {
+            let picture = self.best_picture()?;
+            let (group, at) = layout::locate(picture.volume(self.volumes[volume].id?)?, block)?;
+            let group = picture.group(group)?;
+            let replica = group.replicas.get(replica % group.replicas.len().max(1))?;
+            let uuid = picture.drive(replica.drive)?.uuid;
+            Some((uuid, layout::place(picture, group, replica, at)?))
+        };
+        let Some((uuid, place)) = found() else { return };
+        self.excused.insert((volume, block));
+        let mut drives = self.world.drives.iter_mut();
+        if let Some(drive) = drives.find(|drive| drive.label.uuid == uuid && drive.host.is_some()) {
+            drive.medium.spoil(place);
+        }
+    }
+
+    /// An empty drive takes the place of another.
+    pub(super) fn replace_drive(&mut self, drive: usize) {
+        let old = self.drives[drive];
+        let host = self.world.drives[old].host.unwrap_or(self.plan.drives[drive].host);
+        let uuid = self.world.drives[old].label.uuid;
+        self.world.unplug(old);
+        let speed = self.plan.drives[drive].speed;
+        let name = setup::uuid(&mut self.random);
+        let new = Drive::new(name, setup::drive_blocks(), speed, self.random.fork());
+        let class = self.plan.drives[drive].class.clone();
+        let new = self.world.add_drive(new, Some(setup::drive_spec(&class)));
+        self.drives[drive] = new;
+        self.world.plug(new, host);
+        self.remove_drive(uuid);
+    }
+
+    /// The mesh is told that a drive is gone for good.
+    pub(super) fn remove_drive(&mut self, uuid: weft::base::Uuid) {
+        let known = self.best_picture().and_then(|picture| picture.drive_by_uuid(uuid));
+        if let Some(drive) = known.map(|drive| drive.id) {
+            self.ask(Purpose::Other, Command::RemoveDrive { drive, lose: false });
+            self.ask(Purpose::Other, Command::Rebalance { moves: 8 });
+        }
+    }
+}

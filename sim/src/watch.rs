@@ -1,0 +1,66 @@
+//! Who watches a run: sees every step, judges what can be judged at once, and writes the story down if there is someone to read it.
+
+use weft::base::Time;
+use weft::mesh::node::{Output, Packet};
+
+use crate::check::authority::Authority;
+use crate::payload::Blocks;
+use crate::story::Recorder;
+use crate::world::machine::{Machine, Observer};
+use crate::world::network::Fate;
+
+/// Watches a run.
+pub struct Watch {
+    authority: Authority,
+    /// The story, if it is wanted.
+    pub recorder: Option<Recorder>,
+    /// What went wrong first.
+    pub wrong: Option<String>,
+}
+
+impl Watch {
+    /// Watches so many hosts.
+    pub fn new(hosts: usize, recorder: Option<Recorder>) -> Watch {
+        Watch { authority: Authority::new(hosts), recorder, wrong: None }
+    }
+
+    /// Notes something for the story.
+    pub fn say(&mut self, now: u64, host: Option<usize>, text: impl FnOnce() -> String) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.say(now, host, text());
+        }
+    }
+
+    /// A request took long.
+    pub fn stalled(&mut self, now: u64, host: usize, took: u64, text: impl FnOnce() -> String) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.stalled(now, host, took, text());
+        }
+    }
+
+    /// Something is wrong; the first counts.
+    pub fn blame(&mut self, why: String) {
+        self.wrong.get_or_insert(why);
+    }
+}
+
+impl<M: Machine> Observer<M> for Watch {
+    fn started(&mut self, _now: u64, host: usize) {
+        self.authority.restarted(host);
+    }
+
+    fn stepped(&mut self, now: u64, host: usize, machine: &M, local: Time, outputs: &[Output<Blocks>]) {
+        if let Err(why) = self.authority.look(host, machine.picture()) {
+            self.blame(why);
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.stepped(now, host, machine, local, outputs);
+        }
+    }
+
+    fn sent(&mut self, now: u64, from: usize, to: usize, packet: &Packet<Blocks>, fate: Fate) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.sent(now, from, to, packet, fate);
+        }
+    }
+}
