@@ -23,3 +23,5 @@ pub mod target;
 pub mod client;
 
 pub mod node;
+
+pub mod wire;

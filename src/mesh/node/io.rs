@@ -2,6 +2,8 @@
 
 use crate::base::Uuid;
 use crate::consensus;
+use serde::{Deserialize, Serialize};
+
 use crate::mesh::disk::{DiskOperation, DiskResult, Ticket};
 use crate::mesh::ids::{Generation, NodeId, VolumeId};
 use crate::mesh::message::Message;
@@ -120,7 +122,7 @@ pub struct Start {
 }
 
 /// See [`Body::Hello`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The start of the daemon that says it.
     pub origin: u64,

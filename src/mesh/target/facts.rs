@@ -19,8 +19,6 @@ pub(super) struct Peer {
     pub node: NodeId,
     pub state: ReplicaState,
     pub incarnation: Option<Incarnation>,
-    /// Its node has missed heartbeats for longer than a lease.
-    pub missing: bool,
     pub routes: Vec<Route>,
 }
 
@@ -101,7 +99,6 @@ impl Facts {
         let own = group.replica(replica)?;
         let drive = picture.drive(own.drive)?;
         let volume = picture.volume(group.volume)?;
-        let lease = picture.timing().lease_ms;
         let peer = |replica: &crate::mesh::picture::Replica| {
             let drive = picture.drive(replica.drive)?;
             let mut routes = [Route::DIRECT; ROUTES];
@@ -111,7 +108,6 @@ impl Facts {
                 node: drive.node,
                 state: replica.state,
                 incarnation: drive.incarnation,
-                missing: picture.node(drive.node).is_none_or(|node| node.missed_ms > lease),
                 routes: routes[..count].to_vec(),
             })
         };

@@ -395,6 +395,17 @@ impl Joining {
         self.current = None;
     }
 
+    /// Whose answer the round waits for.
+    pub fn waits_for(&self) -> Option<ReplicaId> {
+        match (&self.phase, &self.current) {
+            (Phase::Asking { missing, .. }, _) => missing.first().copied(),
+            (Phase::Copying, Some(Current { stage: CopyStage::Asking { from, .. }, .. })) => {
+                Some(*from)
+            }
+            _ => None,
+        }
+    }
+
     /// When [`Joining::step`] may have something to do again though nothing happens.
     pub fn next_timer(&self, now: Time) -> Time {
         match (&self.phase, &self.current) {

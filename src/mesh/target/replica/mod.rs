@@ -59,6 +59,10 @@ pub(super) struct Replica<P> {
     mending: Option<Mending>,
     comeback: BackOff,
     giving_up: BackOff,
+    /// The round waits for somebody who was already proposed to be left behind.
+    stalled: bool,
+    /// When the source of the round was last told that this joiner lives.
+    alive_told: Time,
     /// The drive has failed an operation of the map: nothing can be written.
     broken: bool,
     cleaned: Time,
@@ -88,6 +92,8 @@ impl<P: Payload> Replica<P> {
             mending: None,
             comeback: BackOff::new(port.now),
             giving_up: BackOff::new(port.now),
+            stalled: false,
+            alive_told: port.now,
             broken: false,
             cleaned: port.now,
             last_client_io: Time::ZERO,

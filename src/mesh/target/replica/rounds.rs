@@ -123,13 +123,9 @@ impl<P: Payload> Replica<P> {
     }
 
     pub(super) fn tell_left(&mut self, port: &mut Port<'_, P>) {
-        let Some(joining) = &self.joining else { return };
-        if let (ReplicaState::Reconciling(round), Some(left)) = (self.facts.state, joining.left()) {
-            let (group, joiner, incarnation) =
-                (self.facts.group, self.facts.replica, self.facts.incarnation);
-            let key = PeerKey { group, round, joiner, holder: round.source, incarnation };
+        if let Some(left) = self.joining.as_ref().and_then(Joining::left) {
             let left = Left::Regions(left.to_vec());
-            self.tell(port, round.source, ToPeer::Progress { key, left }, None);
+            self.tell_progress(port, left);
         }
     }
 
@@ -226,13 +222,7 @@ impl<P: Payload> Replica<P> {
     }
 
     fn tell_repaired(&mut self, port: &mut Port<'_, P>, run: Run) {
-        if let ReplicaState::Reconciling(round) = self.facts.state {
-            let (group, joiner, incarnation) =
-                (self.facts.group, self.facts.replica, self.facts.incarnation);
-            let key = PeerKey { group, round, joiner, holder: round.source, incarnation };
-            let left = Left::Repaired(vec![run]);
-            self.tell(port, round.source, ToPeer::Progress { key, left }, None);
-        }
+        self.tell_progress(port, Left::Repaired(vec![run]));
     }
 
     /// A reader at the source waits for a run.
@@ -246,36 +236,52 @@ impl<P: Payload> Replica<P> {
         self.proceed(port);
     }
 
-    /// A round that does not go on: somebody has to leave.
+    /// A round that does not go on: somebody has to leave. First the one that is waited for, if the log has missed it as well; then this
+    /// replica.
     pub(super) fn look_after_round(&mut self, port: &mut Port<'_, P>) {
         let patience = 2 * port.timing.lease();
+        self.tell_alive(port);
         if port.now < self.giving_up.at {
             return;
         }
-        if let Some(joining) = &self.joining
-            && port.now.since(joining.heard) > patience
+        let stalled = |joining: &&Joining| port.now.since(joining.heard) > patience;
+        if let Some(joining) = self.joining.as_ref().filter(stalled)
+            && let Some(silent) = joining.waits_for()
             && self.loading.is_none()
         {
-            self.giving_up.again(port.now);
-            let source = joining.round.source;
-            let missing =
-                self.facts.peers.iter().find(|peer| peer.missing && peer.state.is_holder());
-            return match missing {
-                Some(peer) => {
-                    let since = self.facts.applied;
-                    let replica = peer.replica;
-                    self.evict(port, replica, Evidence::Unreachable { tried: Vec::new(), since });
-                }
-                None => {
-                    port.story(story::Event::Unreachable { replica: source });
-                    self.evict(port, self.facts.replica, Evidence::Round);
-                }
-            };
+            self.giving_up = BackOff { at: port.now + port.timing.lease() / 2, ..self.giving_up };
+            self.stalled = !self.stalled;
+            if self.stalled {
+                let since = self.facts.applied;
+                self.evict(port, silent, Evidence::Unreachable { tried: Vec::new(), since });
+            } else {
+                port.story(story::Event::Unreachable { replica: silent });
+                self.evict(port, self.facts.replica, Evidence::Round);
+            }
+            return;
         }
         let before = port.now - patience;
         if let Some(silent) = self.sourcing.as_ref().and_then(|sourcing| sourcing.silent(before)) {
-            self.giving_up.again(port.now);
+            self.giving_up = BackOff { at: port.now + port.timing.lease() / 2, ..self.giving_up };
             self.evict(port, silent, Evidence::Round);
+        }
+    }
+
+    /// A source that hears nothing of a joiner takes it for lost.
+    fn tell_alive(&mut self, port: &mut Port<'_, P>) {
+        if self.joining.is_some() && port.now >= self.alive_told + port.timing.lease() / 2 {
+            self.alive_told = port.now;
+            self.tell_progress(port, Left::Repaired(Vec::new()));
+        }
+    }
+
+    /// Tells the source how far a `Reconciling` replica is.
+    fn tell_progress(&mut self, port: &mut Port<'_, P>, left: Left) {
+        if let ReplicaState::Reconciling(round) = self.facts.state {
+            let (group, joiner) = (self.facts.group, self.facts.replica);
+            let incarnation = self.facts.incarnation;
+            let key = PeerKey { group, round, joiner, holder: round.source, incarnation };
+            self.tell(port, round.source, ToPeer::Progress { key, left }, None);
         }
     }
 
