@@ -31,6 +31,7 @@ pub struct Engine {
     /// What was appended in this round and is not decided yet, so that copies are not appended too.
     appended: BTreeSet<RequestId>,
     round: u32,
+    outgoing: Vec<EngineMessage<Entry>>,
 }
 
 impl Engine {
@@ -62,7 +63,8 @@ impl Engine {
         let appended = BTreeSet::new();
         let delivered = image.lock().base();
         let engine = engine?;
-        Some(Engine { engine, image, configuration, start, delivered, appended, round: 0 })
+        let (round, outgoing) = (0, Vec::new());
+        Some(Engine { engine, image, configuration, start, delivered, appended, round, outgoing })
     }
 
     /// The configuration.
@@ -181,7 +183,17 @@ impl Engine {
                 }
             }
         }
+        let is_promise = matches!(
+            &message,
+            EngineMessage::SequencePaxos(message) if matches!(message.msg, PaxosMsg::Promise(_))
+        );
         self.engine.handle_incoming(message);
+        if is_promise {
+            // The leader may have answered with its log. Entries that it appends from here on must go into a message after
+            // that: left to itself, the engine adds them to one that waits before it, which the follower
+            // takes for an outdated one, and the follower's log lacks them without a sign.
+            self.engine.take_outgoing_messages(&mut self.outgoing);
+        }
         Ok(())
     }
 
@@ -227,13 +239,9 @@ impl Engine {
     }
 
     /// Takes out the messages to peers.
-    pub fn take_messages(
-        &mut self,
-        buffer: &mut Vec<EngineMessage<Entry>>,
-        mut send: impl FnMut(NodeId, EngineMessage<Entry>),
-    ) {
-        self.engine.take_outgoing_messages(buffer);
-        for message in buffer.drain(..) {
+    pub fn take_messages(&mut self, mut send: impl FnMut(NodeId, EngineMessage<Entry>)) {
+        self.engine.take_outgoing_messages(&mut self.outgoing);
+        for message in self.outgoing.drain(..) {
             let place = message.get_receiver() as usize - 1;
             if let Some(member) = self.configuration.members.get(place) {
                 send(member.node, message);

@@ -48,7 +48,6 @@ pub struct Log {
     pub(super) next_status: Time,
     /// Effects of opening, until the first event.
     opening: Vec<Effect>,
-    pub(super) engine_messages: Vec<EngineMessage<Entry>>,
     pub(super) received: Vec<EngineMessage<Entry>>,
 }
 
@@ -78,7 +77,6 @@ impl Log {
             next_heartbeat: now,
             next_status: now,
             opening: Vec::new(),
-            engine_messages: Vec::new(),
             received: Vec::new(),
         };
         if let Some(restored) = restored {

@@ -468,7 +468,7 @@ impl Log {
         let configuration = quorum.engine.configuration().id;
         let (peers, commit) = (&mut self.peers, &mut self.commit);
         let opened = self.identity.map_or(0, |identity| identity.opened);
-        quorum.engine.take_messages(&mut self.engine_messages, |to, message| {
+        quorum.engine.take_messages(|to, message| {
             let peer = peers.entry(to).or_insert_with(|| super::peer::Peer::new(opened));
             let (session, frame) = peer.link.send(message);
             let is_loose = matches!(frame, Frame::Loose(..));

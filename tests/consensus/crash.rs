@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use redb::{BackendIoError, StorageBackend};
+use redb::StorageBackend;
 use weft::base::Uuid;
 use weft::consensus::store::{Batch, Operation, RedbStore, Restored};
 use weft::consensus::{BatchId, Index, NodeId, Opening};
@@ -56,11 +56,11 @@ impl Recorder {
 }
 
 impl StorageBackend for Recorder {
-    fn len(&self) -> Result<u64, BackendIoError> {
+    fn len(&self) -> Result<u64, io::Error> {
         Ok(self.0.lock().unwrap().bytes.len() as u64)
     }
 
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendIoError> {
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
         let disk = self.0.lock().unwrap();
         let range = offset as usize..offset as usize + out.len();
         let bytes = disk.bytes.get(range).ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?;
@@ -68,17 +68,17 @@ impl StorageBackend for Recorder {
         Ok(())
     }
 
-    fn set_len(&self, length: u64) -> Result<(), BackendIoError> {
+    fn set_len(&self, length: u64) -> Result<(), io::Error> {
         self.note(Change::Length(length));
         Ok(())
     }
 
-    fn sync_data(&self) -> Result<(), BackendIoError> {
+    fn sync_data(&self) -> Result<(), io::Error> {
         self.note(Change::Sync);
         Ok(())
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendIoError> {
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
         self.note(Change::Write(offset, data.to_vec()));
         Ok(())
     }

@@ -44,3 +44,14 @@ fn one_grows_to_three_and_five_and_shrinks_again_while_nodes_propose() {
     });
     network.check_complete(&[1, 2, 3, 4, 5, 6]);
 }
+
+#[test]
+fn an_idle_mesh_is_quiet() {
+    let mut network = Network::mesh(7, 3, 2);
+    network.run(1000);
+    let before = network.sent;
+    network.run(10_000);
+    let per_second = (network.sent - before) / 10;
+    // 3 members: 6 requests and 6 replies each 50 ms, and what 5 nodes say of themselves each 100 ms.
+    assert!(per_second <= 450, "{per_second} messages a second");
+}

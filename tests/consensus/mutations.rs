@@ -82,7 +82,8 @@ fn old_image(seed: u64, is_believed: bool) -> bool {
     network.cut(leader, old);
     network.cut(leader, late);
     network.propose(late, 100);
-    network.run(1500);
+    // Longer than a member waits for the one that is cut off.
+    network.run(4000);
     network.heal();
     network.run(3000);
     network.check_complete(&[leader, late]);
