@@ -57,11 +57,6 @@ impl Blocks {
         Blocks { first: 0, count: buffer.len() as u32, buffer }
     }
 
-    /// How many blocks.
-    pub fn count(&self) -> u32 {
-        self.count
-    }
-
     /// Their numbers, as they are now.
     pub fn values(&self) -> impl Iterator<Item = u64> {
         let view = &self.buffer[self.first as usize..(self.first + self.count) as usize];
@@ -77,6 +72,10 @@ impl Blocks {
 }
 
 impl Payload for Blocks {
+    fn blocks(&self) -> u32 {
+        self.count
+    }
+
     fn part(&self, first: u32, count: u32) -> Blocks {
         assert!(first + count <= self.count, "part {first}+{count} of {} blocks", self.count);
         Blocks { buffer: Rc::clone(&self.buffer), first: self.first + first, count }

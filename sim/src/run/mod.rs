@@ -63,6 +63,7 @@ struct VolumeState {
 }
 
 /// How a run went.
+#[derive(Default)]
 pub struct Outcome {
     /// What went wrong, if something did.
     pub wrong: Option<String>,

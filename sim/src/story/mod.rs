@@ -1,7 +1,6 @@
 //! The story of a run: what happened, for people.
 
 pub mod html;
-mod picture;
 pub mod timeline;
 
 use weft::base::Time;
@@ -139,6 +138,8 @@ impl Recorder {
 fn describe(body: &Body<Blocks>) -> (Kind, String) {
     use weft::mesh::message::Message;
     match body {
+        Body::Hello(hello) => (Kind::Log, format!("{hello:?}")),
+        Body::Beat { .. } => (Kind::Log, "heartbeat".into()),
         Body::Log(message) => {
             let text = format!("{message:?}");
             (Kind::Log, text.chars().take(120).collect())

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use weft::base::Uuid;
 use weft::mesh::disk::{DiskOperation, DiskResult, Ticket};
+use weft::mesh::payload::Payload;
 
 use crate::payload::{Blocks, GARBAGE, ZERO};
 use crate::random::Random;
@@ -292,7 +293,7 @@ fn extent(operation: &DiskOperation<Blocks>) -> (u64, u32) {
         | DiskOperation::Zero { block, blocks, .. }
         | DiskOperation::Poison { block, blocks }
         | DiskOperation::ReadMeta { block, blocks } => (*block, *blocks),
-        DiskOperation::Write { block, payload, .. } => (*block, payload.count()),
+        DiskOperation::Write { block, payload, .. } => (*block, payload.blocks()),
         DiskOperation::WriteMeta { block, bytes } => {
             (*block, bytes.len().div_ceil(BLOCK_BYTES) as u32)
         }
