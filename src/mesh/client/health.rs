@@ -63,6 +63,8 @@ impl<P: Payload> Client<P> {
             self.pump(now, g, effects);
         }
         if self.groups[g].fences.iter().any(|fence| fence.waiting.is_some() && !fence.passed) {
+            // Also when what waited for it has to be answered again in a new epoch: its time is over all the same.
+            self.is_fenced(now, g, effects);
             self.settle_all(now, g, effects);
         }
     }
