@@ -69,7 +69,11 @@ pub fn suite(bounded: bool, mut report: impl FnMut(&Row)) -> Vec<Row> {
         }
         let scope = if mutations.unconfirmed_fast { scope.fast() } else { scope };
         let states = if bounded { BOUNDED } else { MUTATED };
-        add(Some(name), scope, check(scope, mutations, Limits { states, shortest: true }));
+        add(
+            Some(name),
+            scope,
+            check(scope, mutations, Limits { states, shortest: !mutations.union_not_merged }),
+        );
     }
     rows
 }
