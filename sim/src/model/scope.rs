@@ -124,8 +124,6 @@ mutations! {
     clear_in_round: [2, 3, 1, 1, 1, 0, 0, 0, 1],
     /// Bits are cleared while a replica is Stale.
     clear_while_stale: [2, 3, 1, 1, 1, 0, 0, 0, 1],
-    /// S15: a watermark clears bits of another generation or incarnation.
-    clear_foreign: [2, 4, 2, 0, 0, 2, 1, 0, 1],
     /// S16: a FinishSync of an older epoch is let through.
     old_finish: [2, 4, 1, 1, 1, 1, 0, 0, 1],
     /// Writes are not sent to Syncing replicas.
