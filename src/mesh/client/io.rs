@@ -196,7 +196,8 @@ impl<P: Payload> Client<P> {
             }
             (Work::Read, _) => {
                 piece.tried |= bit;
-                if result != IoResult::NotReadable {
+                // A drive that failed may be back, or be left behind; blocks that it cannot read stay so.
+                if result == IoResult::Unreadable {
                     piece.bad |= bit;
                 }
                 if piece.reader == l as u8 {

@@ -137,6 +137,12 @@ impl Picture {
         fullest.sort_unstable_by_key(|&(taken, drive)| (std::cmp::Reverse(taken), drive));
         let Some(&(emptiest, _)) = fullest.last() else { return false };
         let step = (1 << 16) / UNEVEN_PARTS;
+        let share = |drive: DriveId, replica: &Replica| {
+            let extents: u64 = replica.extents.iter().map(|&(_, count)| u64::from(count)).sum();
+            let all =
+                self.drives.get(drive).map_or(1, |drive| u64::from(drive.spec.extents).max(1));
+            (extents << 16) / all
+        };
         let uneven = fullest.iter().take_while(|&&(taken, _)| taken > emptiest + step);
         for &(from_taken, from) in uneven {
             let replicas: Vec<(GroupId, ReplicaId)> = self.replicas_on(from).collect();
@@ -145,7 +151,12 @@ impl Picture {
                     continue;
                 };
                 let Some(to) = self.place_for(group, Some(replica), None) else { continue };
-                let gains = self.drives.get(to).is_some_and(|to| taken(to) + step < from_taken);
+                let Some(moved) = group.replica(replica) else { continue };
+                // The drive that it goes to must not be the fuller one afterwards, or it would come back.
+                let gains = self.drives.get(to).is_some_and(|there| {
+                    taken(there) + step < from_taken
+                        && taken(there) + share(to, moved) + share(from, moved) <= from_taken
+                });
                 if gains {
                     return self.add_replica(id, Some(replica), to, entry).is_ok();
                 }

@@ -20,12 +20,16 @@ pub(super) struct Session {
     pub watermark: WriteNumber,
 }
 
-/// A write in shared-write mode that its owner has not confirmed. At the first replica nobody else reads or writes its blocks.
+/// A write in shared-write mode that its owner has not confirmed. At the first replica nobody else reads its blocks. Nobody else writes them either once
+/// it has been done here in this epoch; before that, who has declared a write to them as well may repeat it: what both have sent to
+/// an earlier first replica, nobody has seen, and whoever comes first now is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unconfirmed {
     pub generation: Generation,
     pub number: WriteNumber,
     pub run: Run,
+    /// It has been handed to the drive in this epoch.
+    pub done: bool,
 }
 
 /// An I/O that has been accepted.

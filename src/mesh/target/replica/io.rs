@@ -83,9 +83,15 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// In shared-write mode the first replica lets nobody in before every attachment has said what it has under way, and nobody but the
-    /// owner to blocks with an unconfirmed write.
-    pub(super) fn must_queue(&self, generation: Generation, run: &Run, mode: AttachMode) -> bool {
+    /// In shared-write mode the first replica lets nobody in before every attachment has said what it has under way, and keeps others away from
+    /// blocks with an unconfirmed write. `number`: of the write that wants to go on.
+    fn must_queue(
+        &self,
+        generation: Generation,
+        run: &Run,
+        mode: AttachMode,
+        number: Option<WriteNumber>,
+    ) -> bool {
         if mode != AttachMode::SharedWrite || !self.facts.first || !kept(Rule::S10) {
             return false;
         }
@@ -94,7 +100,14 @@ impl<P: Payload> Replica<P> {
                 .iter()
                 .any(|session| session.live && session.generation == attachment.generation)
         });
-        let taken = |entry: &Unconfirmed| entry.generation != generation && entry.run.overlaps(run);
+        let own =
+            |entry: &Unconfirmed| entry.generation == generation && Some(entry.number) == number;
+        let is_declared = self.unconfirmed.iter().any(own);
+        let taken = |entry: &Unconfirmed| {
+            entry.generation != generation
+                && entry.run.overlaps(run)
+                && (entry.done || !is_declared)
+        };
         !all_here || self.unconfirmed.iter().any(taken)
     }
 
@@ -117,7 +130,7 @@ impl<P: Payload> Replica<P> {
             .mending
             .as_ref()
             .is_some_and(|mending| mending.run.overlaps(&run) && kept(Rule::S11));
-        if mended || self.must_queue(generation, &run, mode) {
+        if mended || self.must_queue(generation, &run, mode, None) {
             return Verdict::Waits;
         }
         if !self.is_equal_everywhere(port, run) {
@@ -174,7 +187,7 @@ impl<P: Payload> Replica<P> {
                 .mending
                 .as_ref()
                 .is_some_and(|mending| mending.run.overlaps(&run) && kept(Rule::S11));
-        if held || self.must_queue(generation, &run, mode) {
+        if held || self.must_queue(generation, &run, mode, Some(number)) {
             return Verdict::Waits;
         }
         let zero = matches!(self.accepted[slot].io.operation, Operation::Zero { .. });
@@ -188,9 +201,11 @@ impl<P: Payload> Replica<P> {
             self.accepted[slot].round = Some(joining.round);
         }
         if mode == AttachMode::SharedWrite && kept(Rule::S10) {
-            let entry = Unconfirmed { generation, number, run };
-            if !self.unconfirmed.contains(&entry) {
-                self.unconfirmed.push(entry);
+            let own =
+                |entry: &&mut Unconfirmed| (entry.generation, entry.number) == (generation, number);
+            match self.unconfirmed.iter_mut().find(own) {
+                Some(entry) => entry.done = true,
+                None => self.unconfirmed.push(Unconfirmed { generation, number, run, done: true }),
             }
         }
         let Some(block) = self.facts.place.data(run.first) else {

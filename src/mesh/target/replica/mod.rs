@@ -33,6 +33,8 @@ use crate::mesh::story;
 
 /// How often settled intent bits are looked for.
 const CLEAN: Duration = Duration::from_secs(1);
+/// How long a drive that failed to write a page of the map is left alone.
+const BROKEN: Duration = Duration::from_secs(1);
 /// A replica that gave up its drive does not come back before, in milliseconds.
 const COMEBACK_OF_BAD_DRIVE_MS: u32 = 5000;
 /// How often work that waits is looked at.
@@ -63,8 +65,8 @@ pub(super) struct Replica<P> {
     stalled: bool,
     /// When the source of the round was last told that this joiner lives.
     alive_told: Time,
-    /// The drive has failed an operation of the map: nothing can be written.
-    broken: bool,
+    /// The drive has failed an operation of the map: until then it is left alone, and nothing that needs a bit is written.
+    broken: Option<Time>,
     cleaned: Time,
     last_client_io: Time,
     tick: Time,
@@ -94,7 +96,7 @@ impl<P: Payload> Replica<P> {
             giving_up: BackOff::new(port.now),
             stalled: false,
             alive_told: port.now,
-            broken: false,
+            broken: None,
             cleaned: port.now,
             last_client_io: Time::ZERO,
             tick: port.now,
@@ -186,7 +188,9 @@ impl<P: Payload> Replica<P> {
     }
 
     fn write_pages(&mut self, port: &mut Port<'_, P>) {
-        if self.broken || self.loading.as_ref().is_some_and(|loading| !loading.is_formatting()) {
+        if self.broken.is_some()
+            || self.loading.as_ref().is_some_and(|loading| !loading.is_formatting())
+        {
             return;
         }
         let formatting = self.loading.is_some();
@@ -223,7 +227,7 @@ impl<P: Payload> Replica<P> {
                 let done = matches!(result, DiskResult::Done);
                 self.regions.page_written(write, done);
                 if !done {
-                    self.broken = true;
+                    self.broken = Some(port.now + BROKEN);
                     self.give_up(port);
                 } else if self.loading.as_ref().is_some_and(Loading::is_formatting)
                     && self.regions.is_clean()
@@ -311,6 +315,10 @@ impl<P: Payload> Replica<P> {
         if self.pending.iter().any(hangs) {
             self.give_up(port);
         }
+        if let Some(until) = self.broken {
+            self.broken.take_if(|until| now >= *until);
+            self.tick = self.tick.min(until.max(now + TICK));
+        }
         self.clean(port);
         self.come_back(port);
         self.look_after_round(port);
@@ -361,7 +369,8 @@ impl<P: Payload> Replica<P> {
     /// A replica that was left behind asks to be brought up to date, once nothing of its earlier life can reach the drive any more.
     fn come_back(&mut self, port: &mut Port<'_, P>) {
         if self.facts.state != ReplicaState::Stale
-            || self.broken
+            || self.broken.is_some()
+            || !self.regions.is_clean()
             || self.loading.is_some()
             || !self.pending.is_empty()
         {

@@ -76,7 +76,7 @@ impl<P: Payload> Replica<P> {
     }
 
     pub(super) fn join(&mut self, port: &mut Port<'_, P>) {
-        if self.loading.is_some() || self.broken {
+        if self.loading.is_some() || self.broken.is_some() {
             return;
         }
         let holders = self.holders();

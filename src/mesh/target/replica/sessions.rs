@@ -92,12 +92,17 @@ impl<P: Payload> Replica<P> {
             self.end_session(port, &session, Refused::OldSession);
         }
         let shared = self.facts.is_shared_write();
-        self.unconfirmed.retain(|entry| entry.generation != generation);
-        for &(write, run) in &open.unconfirmed {
+        let (before, others) = std::mem::take(&mut self.unconfirmed)
+            .into_iter()
+            .partition(|entry| entry.generation == generation);
+        self.unconfirmed = others;
+        let before: Vec<Unconfirmed> = before;
+        for &(number, run) in &open.unconfirmed {
             let Some(region) = self.region_of(&run) else { continue };
-            self.regions.note(generation, write, region);
+            self.regions.note(generation, number, region);
             if shared && kept(Rule::S10) {
-                self.unconfirmed.push(Unconfirmed { generation, number: write, run });
+                let done = before.iter().any(|entry| entry.number == number && entry.done);
+                self.unconfirmed.push(Unconfirmed { generation, number, run, done });
             }
         }
         let next = Sequence(1);
