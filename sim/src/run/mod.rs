@@ -62,6 +62,10 @@ struct VolumeState {
     blocks: u64,
 }
 
+/// More events than these, and some for each second of the world's time, are a storm that does not end.
+const STEPS_MIN: u64 = 1_000_000;
+const STEPS_PER_SECOND: u64 = 100_000;
+
 /// How a run went.
 #[derive(Default)]
 pub struct Outcome {
@@ -121,7 +125,7 @@ impl<M: Machine> Run<M> {
     pub fn new(plan: Plan, recorder: Option<Recorder>) -> Run<M> {
         let mut random = Random::new(plan.seed);
         let hosts = (0..plan.hosts).map(|host| setup::host(&plan, host, &mut random)).collect();
-        let watch = Watch::new(plan.hosts, recorder);
+        let watch = Watch::new(plan.hosts, plan.expects, recorder);
         let mut world = World::new(hosts, random.fork(), watch);
         world.network.mend_all(plan.network);
         let mut drives = Vec::new();
@@ -170,6 +174,10 @@ impl<M: Machine> Run<M> {
         self.wake_in(0, Wake::Poll);
         let mut upcalls = Vec::new();
         while self.phase != Phase::Over && self.world.observer.wrong.is_none() && self.world.step() {
+            if self.world.steps() > STEPS_MIN + self.world.now() / SECOND * STEPS_PER_SECOND {
+                let (steps, now) = (self.world.steps(), self.world.now() / 1_000_000);
+                self.blame(format!("a storm: {steps} events in {now} ms"));
+            }
             if !self.world.upcalls.is_empty() {
                 std::mem::swap(&mut upcalls, &mut self.world.upcalls);
                 upcalls.drain(..).for_each(|upcall| self.take(upcall));
@@ -199,7 +207,7 @@ impl<M: Machine> Run<M> {
             Upcall::Wake(at) => self.woken(self.wakes[at as usize]),
             Upcall::Completed { token, completion, .. } => self.completed(token, completion),
             Upcall::Attached { tag, result, .. } => self.attached(tag, result),
-            Upcall::Detached { host, volume, .. } => self.detached(host, volume),
+            Upcall::Detached { generation, .. } => self.detached(generation),
             Upcall::Answered { tag, result, .. } => self.answered(tag, result),
             Upcall::Stopped { host, why } => self.stopped(host, &why),
         }
