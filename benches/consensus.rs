@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use weft::base::{Time, Uuid};
 use weft::consensus::store::{Batch, MemoryStore, RedbStore};
-use weft::consensus::{Effect, Event, Log, Member, Message, NodeId, Settings};
+use weft::consensus::{Effect, Event, Index, Log, Member, Message, NodeId, Settings};
 
 enum Store {
     Memory(Box<MemoryStore>),
@@ -20,6 +20,7 @@ struct Bench {
     stores: Vec<Store>,
     wire: VecDeque<(usize, NodeId, Message)>,
     batches: VecDeque<(usize, Batch)>,
+    snapshots: Vec<(usize, Index)>,
     applied: [u64; 3],
     effects: Vec<Effect>,
 }
@@ -51,9 +52,17 @@ impl Bench {
             logs.push(Log::open(settings, Some(restored), origin, Time::ZERO));
             stores.push(store);
         }
-        let (wire, batches) = (VecDeque::new(), VecDeque::new());
-        let mut bench =
-            Bench { begin, logs, stores, wire, batches, applied: [0; 3], effects: Vec::new() };
+        let (wire, batches, snapshots) = (VecDeque::new(), VecDeque::new(), Vec::new());
+        let mut bench = Bench {
+            begin,
+            logs,
+            stores,
+            wire,
+            batches,
+            snapshots,
+            applied: [0; 3],
+            effects: Vec::new(),
+        };
         bench.form();
         bench
     }
@@ -90,15 +99,7 @@ impl Bench {
                 }
                 Effect::Store(batch) => self.batches.push_back((place, batch)),
                 Effect::Apply { .. } => self.applied[place] += 1,
-                Effect::TakeSnapshot { index } => {
-                    let event = Event::SnapshotTaken { index, state: Arc::from(&[][..]) };
-                    let mut more = Vec::new();
-                    self.logs[place].handle(now, event, &mut more);
-                    self.batches.extend(more.into_iter().filter_map(|effect| match effect {
-                        Effect::Store(batch) => Some((place, batch)),
-                        _ => None,
-                    }));
-                }
+                Effect::TakeSnapshot { index } => self.snapshots.push((place, index)),
                 _ => {}
             }
         }
@@ -111,6 +112,10 @@ impl Bench {
 
     /// Messages first, as many as there are, then one batch: the disk is slower than the wire.
     fn turn(&mut self) {
+        while let Some((place, index)) = self.snapshots.pop() {
+            let state = Arc::from(&[][..]);
+            self.event(place, Event::SnapshotTaken { index, state });
+        }
         while let Some((to, from, message)) = self.wire.pop_front() {
             self.event(to, Event::Message { from, message });
         }

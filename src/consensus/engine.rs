@@ -164,22 +164,17 @@ impl Engine {
             EngineMessage::BLE(message) => (message.from, message.to) = (peer, me),
             EngineMessage::SequencePaxos(message) => {
                 (message.from, message.to) = (peer, me);
-                match &mut message.msg {
-                    PaxosMsg::Promise(promise) => {
-                        if !self.check(promise.log_sync.as_mut(), held)? {
-                            return Ok(());
-                        }
-                    }
-                    PaxosMsg::AcceptSync(sync) => {
-                        if !self.check(Some(&mut sync.log_sync), held)? {
-                            return Ok(());
-                        }
-                    }
+                let sync = match &mut message.msg {
+                    PaxosMsg::Promise(promise) => promise.log_sync.as_mut(),
+                    PaxosMsg::AcceptSync(sync) => Some(&mut sync.log_sync),
                     // Not said by us: proposals travel by themselves, and each node compacts when it likes.
                     PaxosMsg::ProposalForward(_)
                     | PaxosMsg::Compaction(_)
                     | PaxosMsg::ForwardStopSign(_) => return Ok(()),
-                    _ => {}
+                    _ => None,
+                };
+                if !self.check(sync, held)? {
+                    return Ok(());
                 }
             }
         }

@@ -42,10 +42,10 @@ fn fault(network: &mut Network) {
             network.cut.insert((n(one), n(two)));
         }
         4 | 5 => network.heal(),
-        6 if network.nodes.values().filter(|node| !node.is_up).count() < 2 => {
-            if network.nodes[&n(one)].is_up {
-                network.stop(n(one));
-            }
+        6 if network.nodes[&n(one)].is_up
+            && network.nodes.values().filter(|node| !node.is_up).count() < 2 =>
+        {
+            network.stop(n(one));
         }
         7 | 8 => {
             if let Some(node) = (1..=5).find(|node| !network.nodes[&n(*node)].is_up) {

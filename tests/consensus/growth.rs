@@ -55,3 +55,21 @@ fn an_idle_mesh_is_quiet() {
     // 3 members: 6 requests and 6 replies each 50 ms, and what 5 nodes say of themselves each 100 ms.
     assert!(per_second <= 450, "{per_second} messages a second");
 }
+
+#[test]
+fn the_entry_that_ends_a_quorum_of_one_is_durable_before_anybody_acts_on_it() {
+    let mut network = Network::mesh(8, 1, 2);
+    network.store_delay = (50_000, 50_000);
+    network.change_members(n(1), &[1, 2, 3]);
+    network.run(20);
+    assert!((1..=3).all(|node| network.configuration(node).id == 1));
+    // Power fails before it is: it never was.
+    network.stop(n(1));
+    network.start(n(1));
+    network.run(500);
+    assert!((1..=3).all(|node| network.configuration(node).id == 1));
+    network.change_members(n(1), &[1, 2, 3]);
+    network.until(3000, "they vote", |network| {
+        (1..=3).all(|node| network.nodes[&n(node)].log.is_member())
+    });
+}

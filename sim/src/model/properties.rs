@@ -7,6 +7,9 @@ use super::{
     state::Message,
 };
 
+/// A queue with nothing in it.
+const NOTHING: [Message; CLIENTS] = [Message::NONE; CLIENTS];
+
 impl Rules<'_> {
     /// Every history of reads and acknowledgements is linearizable.
     pub fn no_stale_read(&self) -> bool {
@@ -30,25 +33,37 @@ impl Rules<'_> {
         })
     }
 
-    /// When all are `InSync` and nothing is under way, all replicas hold the same.
+    /// When nothing is under way, all `InSync` replicas hold the same.
     pub fn converged(&self) -> bool {
-        !self.quiet() || {
-            let media = |replica: u8| self.state.targets[usize::from(replica)].media;
-            (1..self.scope.replicas).all(|replica| media(replica) == media(0))
+        let latest = self.latest();
+        let in_sync = |&replica: &usize| latest.roles[replica] == Role::InSync;
+        let mut media = (0..usize::from(self.scope.replicas)).filter(in_sync).map(|replica| {
+            let node = &self.state.targets[replica];
+            (node.media, node.applied == self.state.decided && node.queue == NOTHING)
+        });
+        let Some((first, quiet)) = media.next() else { return true };
+        let (mut same, mut quiet) = (true, quiet && self.owner_settled() && latest.round == 0);
+        for (value, settled) in media {
+            same &= value == first;
+            quiet &= settled;
         }
+        same || !quiet
+    }
+
+    /// Whether the attached client knows everything and writes nothing.
+    fn owner_settled(&self) -> bool {
+        let owner = &self.state.clients[usize::from(self.latest().owner)];
+        owner.applied == self.state.decided && owner.value == 0
     }
 
     /// Whether all replicas are `InSync`, everybody knows, and no write is under way.
     fn quiet(&self) -> bool {
-        let latest = self.latest();
-        let owner = &self.state.clients[usize::from(latest.owner)];
-        let settled = owner.applied == self.state.decided && owner.value == 0;
-        settled
+        self.owner_settled()
             && (0..usize::from(self.scope.replicas)).all(|replica| {
                 let node = &self.state.targets[replica];
-                latest.roles[replica] == Role::InSync
+                self.latest().roles[replica] == Role::InSync
                     && node.applied == self.state.decided
-                    && node.queue == [Message::NONE; CLIENTS]
+                    && node.queue == NOTHING
             })
     }
 

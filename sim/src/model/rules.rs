@@ -145,7 +145,7 @@ impl Rules<'_> {
             Role::Stale => self.mutations.clear_while_stale,
         });
         node.bit != 0
-            && (node.bit == picture.generation || self.mutations.clear_foreign)
+            && node.bit == picture.generation
             && in_sync
             && self.serving(target)
             && picture.roles[target] != Role::Stale

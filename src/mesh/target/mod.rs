@@ -190,6 +190,7 @@ impl<P: Payload> Target<P> {
 
     fn drop_replica(&mut self, now: Time, id: ReplicaId, out: &mut Vec<Effect<P>>) {
         let Some(mut replica) = self.replicas.remove(&id) else { return };
+        self.timers.remove(&(replica.timer_set, id));
         self.with_port(now, out, |_, port| replica.leave(port));
         if !replica.is_quiet() {
             self.leaving.insert(id, (replica.facts.drive, replica));
