@@ -71,7 +71,7 @@ impl Mesh {
                 incarnation: self.incarnation(node),
                 open_count: 1,
                 nonce: 1,
-                previous: 0,
+                previous: Vec::new(),
             }));
         }
     }

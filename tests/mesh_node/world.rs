@@ -141,7 +141,8 @@ impl World {
             class: "tlc".into(),
             tags: Default::default(),
         };
-        let (open_count, nonce, previous) = (self.starts, 0x9000 + self.starts, 0);
+        let (open_count, nonce) = (self.starts, 0x9000 + self.starts);
+        let previous = (1..self.starts).map(|start| 0x9000 + start).collect();
         self.give(
             node,
             Input::DriveFound { uuid: drive_of(node), open_count, nonce, previous, add: Some(add) },

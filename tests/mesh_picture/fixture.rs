@@ -109,6 +109,7 @@ impl Mesh {
             origin,
             addresses: vec![format!("10.0.0.{node}")],
             domains: Domains::default(),
+            store: None,
         });
         let Reply::Incarnation(incarnation) = reply else { panic!("{reply:?}") };
         incarnation
@@ -122,7 +123,7 @@ impl Mesh {
             incarnation: self.node(node),
             open_count: known.open_count + 1,
             nonce: known.nonce + 100,
-            previous: known.nonce,
+            previous: vec![known.nonce],
         }
     }
 

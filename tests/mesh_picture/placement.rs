@@ -39,6 +39,7 @@ fn racks_are_domains_and_a_host_without_one_is_its_own() {
             origin: 1000 + u64::from(node),
             addresses: Vec::new(),
             domains: Domains { rack: "one".into(), zone: String::new() },
+            store: None,
         });
     }
     let name = "three".to_string();

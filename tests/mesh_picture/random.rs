@@ -98,6 +98,7 @@ fn random_command(mesh: &Mesh, dice: &mut Dice) -> Option<Command> {
             origin: mesh.log.len() as u64,
             addresses: Vec::new(),
             domains: Domains::default(),
+            store: None,
         },
         17 => Command::MoveReplica { group: group?.id, replica: any?.id, to: None },
         18 => Command::DrainDrive { drive: dice.pick(picture.drives())?.id, drain: dice.flip() },

@@ -204,7 +204,7 @@ fn an_old_image_of_a_drive_is_not_believed() {
         Command::OpenDrive(OpenDrive { open_count: 1, ..good.clone() }),
         Refusal::OldImage,
     );
-    mesh.refused(Command::OpenDrive(OpenDrive { previous: 7, ..good.clone() }), Refusal::OldImage);
+    mesh.refused(Command::OpenDrive(OpenDrive { previous: vec![7], ..good.clone() }), Refusal::OldImage);
     let stranger = OpenDrive { incarnation: Incarnation(1), ..good.clone() };
     mesh.refused(Command::OpenDrive(stranger), Refusal::Superseded);
     let clone = mesh.opening(1, 2);

@@ -254,12 +254,12 @@ impl<M: Machine, O: Observer<M>> World<M, O> {
         if drive.host != Some(at) {
             return;
         }
-        let previous = drive.open();
+        drive.open();
         let found = Input::DriveFound {
             uuid: drive.label.uuid,
             open_count: drive.label.open_count,
             nonce: drive.label.nonce,
-            previous,
+            previous: drive.label.before.to_vec(),
             add: self.specs[which].clone(),
         };
         self.feed(at, found);

@@ -22,9 +22,10 @@ pub enum Input<P> {
     Packet { from: NodeId, packet: Packet<P> },
     /// An operation of a drive has ended.
     Disk { drive: Uuid, ticket: Ticket, result: DiskResult<P> },
-    /// A drive is there; its label has just been rewritten with this open count and nonce, and held `previous` before. A drive that is not
+    /// A drive is there; its label has just been rewritten with this open count and nonce, and keeps the nonces of the openings `previous` to it,
+    /// because the log may never have learned of the last ones. A drive that is not
     /// in the log yet is added to it if `add` says what it is.
-    DriveFound { uuid: Uuid, open_count: u64, nonce: u64, previous: u64, add: Option<DriveSpec> },
+    DriveFound { uuid: Uuid, open_count: u64, nonce: u64, previous: Vec<u64>, add: Option<DriveSpec> },
     /// A drive is not there any more. Its operations end as failed.
     DriveLost { uuid: Uuid },
     /// The store has made a batch durable.

@@ -25,7 +25,7 @@ pub(super) struct FoundDrive {
     pub uuid: Uuid,
     pub open_count: u64,
     pub nonce: u64,
-    pub previous: u64,
+    pub previous: Vec<u64>,
     pub add: Option<DriveSpec>,
 }
 
@@ -208,7 +208,7 @@ impl Wants {
                     incarnation,
                     open_count: drive.open_count,
                     nonce: drive.nonce,
-                    previous: drive.previous,
+                    previous: drive.previous.clone(),
                 }),
                 (None, Some(spec)) => {
                     Command::AddDrive { node: start.node, uuid: drive.uuid, spec: spec.clone() }

@@ -91,8 +91,9 @@ pub struct OpenDrive {
     pub open_count: u64,
     /// Random number that this opening wrote into the label.
     pub nonce: u64,
-    /// Random number of the opening before, as the label had it. Must be the one that the log knows: an older image has an older one.
-    pub previous: u64,
+    /// Random numbers of the openings before, as the label has them, the newest first. The one that the log knows must be among them: an image
+    /// from before that opening has older ones only. (The log need not know the last ones: a daemon may have died before they were decided.)
+    pub previous: Vec<u64>,
 }
 
 /// A replica to be left behind.

@@ -51,7 +51,7 @@ impl Picture {
         let (id, old_node) = (drive.id, drive.node);
         self.check_incarnation(open.node, open.incarnation)?;
         if kept(Rule::S18) {
-            let is_next = drive.incarnation.is_none() || drive.nonce == open.previous;
+            let is_next = drive.incarnation.is_none() || open.previous.contains(&drive.nonce);
             if open.open_count <= drive.open_count || !is_next {
                 return Err(Refusal::OldImage);
             }

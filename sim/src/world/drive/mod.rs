@@ -25,6 +25,8 @@ pub struct Label {
     pub open_count: u64,
     /// Random number of the last opening.
     pub nonce: u64,
+    /// Those of the openings before, the newest first; zero where there were fewer.
+    pub before: [u64; 16],
 }
 
 /// How fast a drive is: nanoseconds, around these.
@@ -101,7 +103,7 @@ impl Drive {
     /// A drive with garbage on it.
     pub fn new(uuid: Uuid, blocks: u64, speed: Speed, mut random: Random) -> Drive {
         Drive {
-            label: Label { uuid, open_count: 0, nonce: 0 },
+            label: Label { uuid, open_count: 0, nonce: 0, before: [0; 16] },
             medium: Medium::new(blocks, random.draw()),
             ailment: Ailment::default(),
             speed,
@@ -266,12 +268,12 @@ impl Drive {
         self.medium.lose_power(&mut random);
     }
 
-    /// Rewrites the label for another opening. Gives the random number that it held before.
-    pub fn open(&mut self) -> u64 {
-        let previous = self.label.nonce;
+    /// Rewrites the label for another opening.
+    pub fn open(&mut self) {
+        self.label.before.rotate_right(1);
+        self.label.before[0] = self.label.nonce;
         self.label.open_count += 1;
         self.label.nonce = self.random.draw();
-        previous
     }
 
     /// What it is at present, for [`Drive::restore`] and for a clone.
