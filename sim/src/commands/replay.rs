@@ -113,11 +113,16 @@ fn print(outcome: &Outcome) {
 
 /// Acts that are not needed for the run to go wrong.
 fn shrunk(plan: &Plan, rule: Option<Rule>) -> Vec<usize> {
+    let kind = |outcome: Outcome| {
+        let why = outcome.wrong.unwrap_or_default();
+        why.chars().take_while(|letter| !letter.is_ascii_digit()).collect::<String>()
+    };
+    let wanted = kind(jobs::run(plan.clone(), rule, None));
     let fails = |left_out: &[usize]| {
         let mut plan = plan.clone();
         let acts = std::mem::take(&mut plan.acts).into_iter().enumerate();
         plan.acts = acts.filter(|(at, _)| !left_out.contains(at)).map(|(_, act)| act).collect();
-        jobs::run(plan, rule, None).wrong.is_some()
+        !wanted.is_empty() && kind(jobs::run(plan, rule, None)) == wanted
     };
     let mut left_out: Vec<usize> = Vec::new();
     let mut size = plan.acts.len().div_ceil(2);

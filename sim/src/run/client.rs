@@ -175,7 +175,10 @@ impl<M: Machine> Run<M> {
 
     fn draw_wish(&mut self, at: usize) -> (Asked, BlockRun, bool) {
         let plan = &self.clients[at].plan;
-        let (mix, size) = (plan.mix, self.volumes[plan.volume].blocks);
+        // As large as the client's own daemon knows it.
+        let known = |it: &Self| Some(it.picture(plan.host)?.volume(it.volumes[plan.volume].id?)?.spec.blocks);
+        let size = known(self).unwrap_or(1);
+        let mix = plan.mix;
         let reads_only = plan.mode == AttachMode::SharedRead;
         let random = &mut self.random;
         let end = if random.below(100) < mix.hot.into() { mix.hot_blocks.min(size) } else { size };

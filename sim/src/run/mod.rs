@@ -11,6 +11,7 @@ mod setup;
 
 use std::collections::BTreeMap;
 
+use weft::consensus::store::MemoryStore;
 use weft::mesh::ids::VolumeId;
 
 use crate::check::block::{Verdict, check};
@@ -22,7 +23,6 @@ use crate::story::Recorder;
 use crate::watch::Watch;
 use crate::world::drive::{Drive, Label, Medium};
 use crate::world::machine::Machine;
-use crate::world::store::Image;
 use crate::world::{Upcall, World};
 use client::Client;
 use operator::Purpose;
@@ -108,7 +108,7 @@ pub struct Run<M> {
     /// Drives of the plan as they are numbered in the world; replaced ones change.
     drives: Vec<usize>,
     drive_images: BTreeMap<usize, (Label, Medium)>,
-    store_images: BTreeMap<usize, Image>,
+    store_images: BTreeMap<usize, MemoryStore>,
     members: Vec<usize>,
     passing: Vec<VolumeId>,
     /// Blocks of which a copy was spoilt: these may be lost.
