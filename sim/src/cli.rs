@@ -127,6 +127,9 @@ pub struct Show {
     /// Tell what happens, line by line.
     #[arg(long)]
     pub story: bool,
+    /// Tell of all messages as well.
+    #[arg(long)]
+    pub messages: bool,
     /// Write a page with a space-time diagram.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,

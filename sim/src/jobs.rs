@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use weft::mesh::mutations::{Rule, set_broken};
 use weft::mesh::node::Node;
@@ -46,17 +47,32 @@ pub fn run(plan: Plan, broken: Option<Rule>, recorder: Option<Recorder>) -> Outc
 /// Where jobs come from.
 type Source = Arc<Mutex<dyn Iterator<Item = Job> + Send>>;
 
+/// What a thread is at: since when, and what it is known by.
+type Present = Arc<Mutex<Option<(Instant, u64, String)>>>;
+
 thread_local! {
     /// What to say when this thread panics.
-    static PANICS_TO: Cell<Option<(Sender<Message>, u64, String)>> = const { Cell::new(None) };
+    static PANICS_TO: Cell<Option<(Sender<Message>, usize)>> = const { Cell::new(None) };
 }
 
+/// What a thread says; the number is the thread's.
 enum Message {
     Done(Done),
-    /// The thread of this run has panicked.
-    Panicked(Done),
-    /// A thread has nothing left to do.
-    Idle,
+    Panicked(usize, String),
+    /// It has nothing left to do.
+    Idle(usize),
+}
+
+/// A run that takes longer than this, in real time, never ends.
+const RUN_MAX: Duration = Duration::from_secs(120);
+
+/// The threads that work.
+struct Workers {
+    source: Source,
+    enough: Arc<AtomicBool>,
+    sender: Sender<Message>,
+    /// By number; nothing for one that is idle or lost.
+    present: Vec<Option<Present>>,
 }
 
 /// Makes runs on `threads` threads and gives each to `take` as it ends, until there are no more or `take` says that it is enough.
@@ -66,46 +82,72 @@ pub fn run_all(
     mut take: impl FnMut(Done) -> bool,
 ) {
     report_panics();
+    let (sender, receiver): (Sender<Message>, Receiver<Message>) = mpsc::channel();
     let source: Source = Arc::new(Mutex::new(jobs));
     let enough = Arc::new(AtomicBool::new(false));
-    let (sender, receiver): (Sender<Message>, Receiver<Message>) = mpsc::channel();
-    let spawn = || work(Arc::clone(&source), Arc::clone(&enough), sender.clone());
-    (0..threads.max(1)).for_each(|_| spawn());
-    let mut working = threads.max(1);
-    while working > 0 {
-        let Ok(message) = receiver.recv() else { return };
-        match message {
-            Message::Idle => working -= 1,
-            Message::Done(done) => enough_if(!take(done), &enough),
-            Message::Panicked(done) => {
-                enough_if(!take(done), &enough);
-                spawn();
+    let mut workers = Workers { source, enough, sender, present: Vec::new() };
+    (0..threads.max(1)).for_each(|_| workers.spawn());
+    while workers.present.iter().any(Option::is_some) {
+        let lost = match receiver.recv_timeout(Duration::from_secs(1)) {
+            Ok(Message::Idle(worker)) => {
+                workers.present[worker] = None;
+                continue;
             }
+            Ok(Message::Done(done)) => Some(done),
+            Ok(Message::Panicked(worker, why)) => workers.lose(worker, why),
+            Err(RecvTimeoutError::Timeout) => workers.find_hung(),
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        if let Some(done) = lost
+            && !take(done)
+        {
+            workers.enough.store(true, Ordering::Relaxed);
         }
     }
 }
 
-fn enough_if(is_enough: bool, enough: &AtomicBool) {
-    if is_enough {
-        enough.store(true, Ordering::Relaxed);
-    }
+fn lock<T: ?Sized>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn work(source: Source, enough: Arc<AtomicBool>, sender: Sender<Message>) {
-    thread::spawn(move || {
-        while !enough.load(Ordering::Relaxed) {
-            let next = source.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(Job { seed, plan, broken }) = next else { break };
-            let name = plan.name.clone();
-            PANICS_TO.set(Some((sender.clone(), seed, name.clone())));
-            let outcome = run(plan, broken, None);
-            PANICS_TO.set(None);
-            if sender.send(Message::Done(Done { seed, name, outcome })).is_err() {
-                return;
+impl Workers {
+    fn spawn(&mut self) {
+        let (source, enough) = (Arc::clone(&self.source), Arc::clone(&self.enough));
+        let (sender, present) = (self.sender.clone(), Present::default());
+        let worker = self.present.len();
+        self.present.push(Some(Arc::clone(&present)));
+        thread::spawn(move || {
+            while !enough.load(Ordering::Relaxed) {
+                let next = lock(&source).next();
+                let Some(Job { seed, plan, broken }) = next else { break };
+                let name = plan.name.clone();
+                *lock(&present) = Some((Instant::now(), seed, name.clone()));
+                PANICS_TO.set(Some((sender.clone(), worker)));
+                let outcome = run(plan, broken, None);
+                PANICS_TO.set(None);
+                if sender.send(Message::Done(Done { seed, name, outcome })).is_err() {
+                    return;
+                }
             }
-        }
-        let _ = sender.send(Message::Idle);
-    });
+            let _ = sender.send(Message::Idle(worker));
+        });
+    }
+
+    /// A thread does not come back: another takes its place.
+    fn lose(&mut self, worker: usize, why: String) -> Option<Done> {
+        let (_, seed, name) = self.present[worker].take().and_then(|present| lock(&present).take())?;
+        self.spawn();
+        Some(Done { seed, name, outcome: Outcome { wrong: Some(why), ..Outcome::default() } })
+    }
+
+    fn find_hung(&mut self) -> Option<Done> {
+        let is_hung = |present: &Option<Present>| {
+            let present = present.as_ref().map(|present| lock(present));
+            present.is_some_and(|at| at.as_ref().is_some_and(|(since, ..)| since.elapsed() > RUN_MAX))
+        };
+        let worker = self.present.iter().position(is_hung)?;
+        self.lose(worker, "does not end: a step of a daemon takes for ever".into())
+    }
 }
 
 /// A run that panics is a run that went wrong. Release builds abort when a panic's hook returns, so that of a run's thread never does: another thread
@@ -113,10 +155,8 @@ fn work(source: Source, enough: Arc<AtomicBool>, sender: Sender<Message>) {
 fn report_panics() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        let Some((sender, seed, name)) = PANICS_TO.take() else { return usual(info) };
-        let wrong = Some(format!("panicked: {info}"));
-        let outcome = Outcome { wrong, ..Outcome::default() };
-        let _ = sender.send(Message::Panicked(Done { seed, name, outcome }));
+        let Some((sender, worker)) = PANICS_TO.take() else { return usual(info) };
+        let _ = sender.send(Message::Panicked(worker, format!("panicked: {info}")));
         loop {
             thread::park();
         }

@@ -89,7 +89,7 @@ impl Tally {
         self.answered += outcome.answered;
         self.undecided += outcome.undecided;
         for stall in outcome.stalls {
-            self.stalls.saturating_record(stall / 1000);
+            let _ = self.stalls.record(stall / 1000);
         }
         if let Some(why) = outcome.wrong {
             println!("seed {} ({}): {why}\n  replay: {}", done.seed, done.name, replay(done.seed));

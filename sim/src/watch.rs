@@ -2,16 +2,19 @@
 
 use weft::base::Time;
 use weft::mesh::node::{Output, Packet};
+use weft::mesh::story::Event;
 
 use crate::check::authority::Authority;
 use crate::payload::Blocks;
-use crate::story::Recorder;
+use crate::plan::Expectations;
+use crate::story::{Recorder, timeline};
 use crate::world::machine::{Machine, Observer};
 use crate::world::network::Fate;
 
 /// Watches a run.
 pub struct Watch {
     authority: Authority,
+    expects: Expectations,
     /// The story, if it is wanted.
     pub recorder: Option<Recorder>,
     /// What went wrong first.
@@ -20,8 +23,8 @@ pub struct Watch {
 
 impl Watch {
     /// Watches so many hosts.
-    pub fn new(hosts: usize, recorder: Option<Recorder>) -> Watch {
-        Watch { authority: Authority::new(hosts), recorder, wrong: None }
+    pub fn new(hosts: usize, expects: Expectations, recorder: Option<Recorder>) -> Watch {
+        Watch { authority: Authority::new(hosts), expects, recorder, wrong: None }
     }
 
     /// Notes something for the story.
@@ -52,6 +55,15 @@ impl<M: Machine> Observer<M> for Watch {
     fn stepped(&mut self, now: u64, host: usize, machine: &M, local: Time, outputs: &[Output<Blocks>]) {
         if let Err(why) = self.authority.look(host, machine.picture()) {
             self.blame(why);
+        }
+        let evicts = |output: &Output<Blocks>| match output {
+            Output::Story(event @ Event::Evicted { .. }) => Some(timeline::tell(event)),
+            _ => None,
+        };
+        if self.expects.keeps_replicas
+            && let Some(evicted) = outputs.iter().find_map(evicts)
+        {
+            self.blame(format!("no replica was to be left behind, but {evicted}"));
         }
         if let Some(recorder) = &mut self.recorder {
             recorder.stepped(now, host, machine, local, outputs);

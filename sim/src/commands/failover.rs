@@ -28,7 +28,7 @@ fn measure(kind: Kind, timing: Timing, mode: AttachMode, seeds: u64, threads: us
     let mut stalls = histogram();
     let mut well = true;
     run_all((0..seeds).map(job), threads, |done| {
-        stalls.saturating_record(done.outcome.longest / 1000);
+        let _ = stalls.record(done.outcome.longest / 1000);
         if let Some(why) = done.outcome.wrong {
             println!("seed {} of {}: {why}", done.seed, done.name);
             well = false;

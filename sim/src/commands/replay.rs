@@ -35,7 +35,8 @@ pub fn seed(
         let acts = std::mem::take(&mut plan.acts).into_iter().enumerate();
         plan.acts = acts.filter(|(at, _)| !left_out.contains(at)).map(|(_, act)| act).collect();
     }
-    play(plan, show, rule)
+    let about = format!("Seed {seed}, drawn from the mix of faults that is called {}.", plan.name);
+    play(plan, &about, show, rule)
 }
 
 /// Plays a scenario, all of them, or lists them.
@@ -70,25 +71,25 @@ pub fn scenario(
             let found = all.into_iter().find(|scenario| scenario.name == name);
             let scenario = found.ok_or_else(|| format!("there is no scenario {name}"))?;
             println!("{}: {}\n", scenario.name, scenario.about);
-            let show = Show { story: true, html: show.html.clone() };
-            play(scenario.plan(seed), &show, rule)
+            let show = Show { story: true, messages: show.messages, html: show.html.clone() };
+            play(scenario.plan(seed), scenario.about, &show, rule)
         }
     }
 }
 
-fn play(plan: Plan, show: &Show, rule: Option<Rule>) -> Result<bool, String> {
+fn play(plan: Plan, about: &str, show: &Show, rule: Option<Rule>) -> Result<bool, String> {
     let recorder =
-        (show.story || show.html.is_some()).then(|| Recorder::new(show.html.is_some()));
+        (show.story || show.html.is_some()).then(|| Recorder::new(show.html.is_some() || show.messages));
     let (name, hosts) = (plan.name.clone(), plan.hosts);
     for (at, (time, act)) in plan.acts.iter().enumerate().filter(|_| show.story) {
         println!("act {at:>3} at {:>8.3} s: {act}", *time as f64 / 1e9);
     }
     let outcome = jobs::run(plan, rule, recorder);
     if let Some(story) = outcome.story.as_ref().filter(|_| show.story) {
-        print!("{}", timeline::text(story));
+        print!("{}", timeline::text(story, show.messages));
     }
     if let (Some(file), Some(story)) = (&show.html, &outcome.story) {
-        let page = html::page(&name, hosts, story, outcome.wrong.as_deref());
+        let page = html::page(&name, about, hosts, story, outcome.wrong.as_deref());
         fs::write(file, page).map_err(|why| format!("{}: {why}", file.display()))?;
     }
     print(&outcome);
@@ -112,11 +113,16 @@ fn print(outcome: &Outcome) {
 
 /// Acts that are not needed for the run to go wrong.
 fn shrunk(plan: &Plan, rule: Option<Rule>) -> Vec<usize> {
+    let kind = |outcome: Outcome| {
+        let why = outcome.wrong.unwrap_or_default();
+        why.chars().take_while(|letter| !letter.is_ascii_digit()).collect::<String>()
+    };
+    let wanted = kind(jobs::run(plan.clone(), rule, None));
     let fails = |left_out: &[usize]| {
         let mut plan = plan.clone();
         let acts = std::mem::take(&mut plan.acts).into_iter().enumerate();
         plan.acts = acts.filter(|(at, _)| !left_out.contains(at)).map(|(_, act)| act).collect();
-        jobs::run(plan, rule, None).wrong.is_some()
+        !wanted.is_empty() && kind(jobs::run(plan, rule, None)) == wanted
     };
     let mut left_out: Vec<usize> = Vec::new();
     let mut size = plan.acts.len().div_ceil(2);

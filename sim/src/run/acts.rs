@@ -6,7 +6,7 @@ use super::operator::Purpose;
 use super::{Run, Wake, setup};
 use crate::check::layout;
 use crate::plan::{Act, SECOND};
-use crate::world::drive::Drive;
+use crate::world::drive::{Ailment, Drive};
 use crate::world::machine::Machine;
 use crate::world::store::Store;
 
@@ -57,9 +57,10 @@ impl<M: Machine> Run<M> {
     fn act_on_drive(&mut self, act: &Act) {
         match act {
             Act::Ailing { drive, ailment } => {
-                let drive = self.drives[*drive];
-                self.world.drives[drive].ailment = *ailment;
-                self.world.set_hung(drive, ailment.hung);
+                if ailment.failing {
+                    self.excuse_single_copies();
+                }
+                self.set_ailment(self.drives[*drive], *ailment);
             }
             Act::MoveDrive { drive, to } => self.world.plug(self.drives[*drive], *to),
             Act::ReplaceDrive { drive } => self.replace_drive(*drive),
@@ -85,6 +86,27 @@ impl<M: Machine> Run<M> {
                 self.start_soon(host);
             }
             _ => {}
+        }
+    }
+
+    /// Something is wrong with a drive, or nothing any more. A drive that did not work and does again is found anew by its daemon, which
+    /// may have given it up.
+    pub(super) fn set_ailment(&mut self, at: usize, ailment: Ailment) {
+        let drive = &mut self.world.drives[at];
+        let worked = drive.ailment.works();
+        drive.ailment = ailment;
+        match drive.host {
+            Some(host) if ailment.works() && !worked => self.world.plug(at, host),
+            _ => self.world.set_hung(at, ailment.hung),
+        }
+    }
+
+    /// What has one copy cannot be read while its drive fails.
+    fn excuse_single_copies(&mut self) {
+        for (volume, spec) in self.plan.volumes.iter().enumerate() {
+            if spec.copies == 1 {
+                self.excused.extend((0..self.volumes[volume].blocks).map(|block| (volume, block)));
+            }
         }
     }
 

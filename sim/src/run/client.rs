@@ -1,6 +1,6 @@
 //! What clients do: attach, ask, lose their attachment, attach again.
 
-use weft::mesh::ids::{Generation, VolumeId};
+use weft::mesh::ids::Generation;
 use weft::mesh::message::Run as BlockRun;
 use weft::mesh::node::Input;
 use weft::mesh::picture::{AttachMode, Refusal};
@@ -19,8 +19,8 @@ use crate::world::machine::Machine;
 enum State {
     Idle,
     Attaching { tag: u64 },
-    Attached,
-    Detaching,
+    Attached { generation: Generation },
+    Detaching { generation: Generation },
 }
 
 /// A client.
@@ -44,12 +44,21 @@ impl Client {
 
     /// Whether it can ask.
     pub fn is_attached(&self) -> bool {
-        self.state == State::Attached
+        matches!(self.state, State::Attached { .. })
     }
 
     /// It could not detach.
     pub fn stays_attached(&mut self) {
-        self.state = State::Attached;
+        if let State::Detaching { generation } = self.state {
+            self.state = State::Attached { generation };
+        }
+    }
+
+    fn generation(&self) -> Option<Generation> {
+        match self.state {
+            State::Attached { generation } | State::Detaching { generation } => Some(generation),
+            State::Idle | State::Attaching { .. } => None,
+        }
     }
 }
 
@@ -82,8 +91,8 @@ impl<M: Machine> Run<M> {
             return;
         }
         match result {
-            Ok(_) => {
-                self.clients[at].state = State::Attached;
+            Ok(generation) => {
+                self.clients[at].state = State::Attached { generation };
                 self.start_pulse(at);
             }
             Err(_) => {
@@ -103,8 +112,8 @@ impl<M: Machine> Run<M> {
     pub(super) fn detach(&mut self, at: usize) {
         let client = &mut self.clients[at];
         let Some(volume) = self.volumes[client.plan.volume].id else { return };
-        if client.state == State::Attached {
-            client.state = State::Detaching;
+        if let State::Attached { generation } = client.state {
+            client.state = State::Detaching { generation };
             let host = client.plan.host;
             let tag = self.tag(Purpose::Detach(at));
             self.world.feed(host, Input::Detach { tag, volume });
@@ -113,18 +122,16 @@ impl<M: Machine> Run<M> {
 
     /// A client was told that it is detached.
     pub(super) fn has_detached(&mut self, at: usize) {
-        if matches!(self.clients[at].state, State::Attached | State::Detaching) {
+        if self.clients[at].generation().is_some() {
             self.clients[at].state = State::Idle;
             self.attach_later(at);
         }
     }
 
-    pub(super) fn detached(&mut self, host: usize, volume: VolumeId) {
-        for at in 0..self.clients.len() {
-            let plan = &self.clients[at].plan;
-            if plan.host == host && self.volumes[plan.volume].id == Some(volume) {
-                self.has_detached(at);
-            }
+    pub(super) fn detached(&mut self, generation: Generation) {
+        let has_lost = |client: &Client| client.generation() == Some(generation);
+        if let Some(at) = self.clients.iter().position(has_lost) {
+            self.has_detached(at);
         }
     }
 
@@ -168,7 +175,10 @@ impl<M: Machine> Run<M> {
 
     fn draw_wish(&mut self, at: usize) -> (Asked, BlockRun, bool) {
         let plan = &self.clients[at].plan;
-        let (mix, size) = (plan.mix, self.volumes[plan.volume].blocks);
+        // As large as the client's own daemon knows it.
+        let known = |it: &Self| Some(it.picture(plan.host)?.volume(it.volumes[plan.volume].id?)?.spec.blocks);
+        let size = known(self).unwrap_or(1);
+        let mix = plan.mix;
         let reads_only = plan.mode == AttachMode::SharedRead;
         let random = &mut self.random;
         let end = if random.below(100) < mix.hot.into() { mix.hot_blocks.min(size) } else { size };

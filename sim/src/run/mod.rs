@@ -11,6 +11,7 @@ mod setup;
 
 use std::collections::BTreeMap;
 
+use weft::consensus::store::MemoryStore;
 use weft::mesh::ids::VolumeId;
 
 use crate::check::block::{Verdict, check};
@@ -22,7 +23,6 @@ use crate::story::Recorder;
 use crate::watch::Watch;
 use crate::world::drive::{Drive, Label, Medium};
 use crate::world::machine::Machine;
-use crate::world::store::Image;
 use crate::world::{Upcall, World};
 use client::Client;
 use operator::Purpose;
@@ -61,6 +61,10 @@ struct VolumeState {
     id: Option<VolumeId>,
     blocks: u64,
 }
+
+/// More events than these, and some for each second of the world's time, are a storm that does not end.
+const STEPS_MIN: u64 = 1_000_000;
+const STEPS_PER_SECOND: u64 = 100_000;
 
 /// How a run went.
 #[derive(Default)]
@@ -104,7 +108,7 @@ pub struct Run<M> {
     /// Drives of the plan as they are numbered in the world; replaced ones change.
     drives: Vec<usize>,
     drive_images: BTreeMap<usize, (Label, Medium)>,
-    store_images: BTreeMap<usize, Image>,
+    store_images: BTreeMap<usize, MemoryStore>,
     members: Vec<usize>,
     passing: Vec<VolumeId>,
     /// Blocks of which a copy was spoilt: these may be lost.
@@ -121,7 +125,7 @@ impl<M: Machine> Run<M> {
     pub fn new(plan: Plan, recorder: Option<Recorder>) -> Run<M> {
         let mut random = Random::new(plan.seed);
         let hosts = (0..plan.hosts).map(|host| setup::host(&plan, host, &mut random)).collect();
-        let watch = Watch::new(plan.hosts, recorder);
+        let watch = Watch::new(plan.hosts, plan.expects, recorder);
         let mut world = World::new(hosts, random.fork(), watch);
         world.network.mend_all(plan.network);
         let mut drives = Vec::new();
@@ -170,6 +174,10 @@ impl<M: Machine> Run<M> {
         self.wake_in(0, Wake::Poll);
         let mut upcalls = Vec::new();
         while self.phase != Phase::Over && self.world.observer.wrong.is_none() && self.world.step() {
+            if self.world.steps() > STEPS_MIN + self.world.now() / SECOND * STEPS_PER_SECOND {
+                let (steps, now) = (self.world.steps(), self.world.now() / 1_000_000);
+                self.blame(format!("a storm: {steps} events in {now} ms"));
+            }
             if !self.world.upcalls.is_empty() {
                 std::mem::swap(&mut upcalls, &mut self.world.upcalls);
                 upcalls.drain(..).for_each(|upcall| self.take(upcall));
@@ -199,7 +207,7 @@ impl<M: Machine> Run<M> {
             Upcall::Wake(at) => self.woken(self.wakes[at as usize]),
             Upcall::Completed { token, completion, .. } => self.completed(token, completion),
             Upcall::Attached { tag, result, .. } => self.attached(tag, result),
-            Upcall::Detached { host, volume, .. } => self.detached(host, volume),
+            Upcall::Detached { generation, .. } => self.detached(generation),
             Upcall::Answered { tag, result, .. } => self.answered(tag, result),
             Upcall::Stopped { host, why } => self.stopped(host, &why),
         }

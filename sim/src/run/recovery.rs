@@ -30,8 +30,7 @@ impl<M: Machine> Run<M> {
             self.start(host);
         }
         for drive in 0..self.world.drives.len() {
-            self.world.drives[drive].ailment = Ailment::default();
-            self.world.set_hung(drive, false);
+            self.set_ailment(drive, Ailment::default());
         }
         for (drive, plan) in self.plan.drives.clone().into_iter().enumerate() {
             let drive = self.drives[drive];

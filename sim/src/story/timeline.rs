@@ -6,17 +6,32 @@ use weft::mesh::ids::NodeId;
 use weft::mesh::route::Route;
 use weft::mesh::story::Event;
 
-use super::{Entry, Recorder, What};
+use super::{Entry, Message, Recorder, What};
 use crate::plan::MS;
 
-/// The story, one line for each thing that happened.
-pub fn text(recorder: &Recorder) -> String {
+/// The story, one line for each thing that happened, and with `messages` for each packet.
+pub fn text(recorder: &Recorder, messages: bool) -> String {
+    let mut lines: Vec<(u64, String)> =
+        recorder.entries.iter().map(|entry| (entry.time, line(entry))).collect();
+    if messages {
+        lines.extend(recorder.messages.iter().map(|message| (message.sent, sent(message))));
+    }
+    lines.sort_by_key(|(time, _)| *time);
     let mut text = String::new();
-    for entry in &recorder.entries {
+    for (_, line) in lines {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{}", line(entry));
+        let _ = writeln!(text, "{line}");
     }
     text
+}
+
+fn sent(message: &Message) -> String {
+    let (from, to) = (message.from + 1, message.to + 1);
+    let arrives = match message.arrived {
+        Some(arrived) => format!("{} µs", (arrived - message.sent) / 1000),
+        None => "lost".into(),
+    };
+    format!("{:>12.6}    n{from} → n{to} ({arrives}) {}", message.sent as f64 / 1e9, message.text)
 }
 
 /// One line.
@@ -44,7 +59,8 @@ fn way(to: NodeId, route: &Route) -> String {
     }
 }
 
-fn tell(event: &Event) -> String {
+/// What a daemon tells, in words.
+pub fn tell(event: &Event) -> String {
     let ms = |time: &std::time::Duration| time.as_nanos() as u64 / MS;
     match event {
         Event::Lease { held: true } => "may serve: its lease is valid".into(),

@@ -58,6 +58,13 @@ pub struct Ailment {
     pub slow: u32,
 }
 
+impl Ailment {
+    /// Whether operations end, and end well.
+    pub fn works(&self) -> bool {
+        !self.hung && !self.failing && !self.full
+    }
+}
+
 /// An operation in hand.
 struct InHand {
     ticket: Ticket,
