@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::ids::ReplicaId;
+
 /// What a drive is asked. Addresses are blocks from the start of the part of the drive that extents are cut from (extent `n` begins at
 /// block `n * extent_blocks`). Operations of a drive may end in any order; whoever wants an order waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,4 +42,27 @@ pub enum DiskResult<P> {
 
 /// Says which operation has ended: given out by who asked, never used twice by the same daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+pub struct Ticket(u64);
+
+const SLOT_BITS: u32 = 20;
+
+impl Ticket {
+    /// The ticket of an operation of a replica in a life of it.
+    pub(super) fn of(replica: ReplicaId, life: u32, slot: usize) -> Ticket {
+        debug_assert!(slot < 1 << SLOT_BITS);
+        let life = u64::from(life) << SLOT_BITS & u64::from(u32::MAX);
+        Ticket(u64::from(replica.0) << 32 | life | slot as u64)
+    }
+
+    /// The replica that asked.
+    pub(super) fn replica(self) -> ReplicaId {
+        ReplicaId((self.0 >> 32) as u32)
+    }
+
+    /// Its slot, if it is of this life (as far as 12 bits tell).
+    pub(super) fn slot(self, life: u32) -> Option<usize> {
+        let slot = self.0 & ((1 << SLOT_BITS) - 1);
+        let ours = Ticket::of(self.replica(), life, slot as usize) == self;
+        ours.then_some(slot as usize)
+    }
+}

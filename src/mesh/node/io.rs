@@ -22,7 +22,7 @@ pub enum Input<P> {
     Packet { from: NodeId, packet: Packet<P> },
     /// An operation of a drive has ended.
     Disk { drive: Uuid, ticket: Ticket, result: DiskResult<P> },
-    /// A drive is there; its label has just been rewritten with this open count and nonce, and keeps the nonces of the openings `previous` to it,
+    /// A drive is there, and nothing that was asked of it before is under way any more (it was reset); its label has just been rewritten with this open count and nonce, and keeps the nonces of the openings `previous` to it,
     /// because the log may never have learned of the last ones. A drive that is not
     /// in the log yet is added to it if `add` says what it is.
     DriveFound {
@@ -32,7 +32,7 @@ pub enum Input<P> {
         previous: Vec<u64>,
         add: Option<DriveSpec>,
     },
-    /// A drive is not there any more. Its operations end as failed.
+    /// A drive is not there any more. Whatever was asked of it is over; an answer may come or not.
     DriveLost { uuid: Uuid },
     /// The store has made a batch durable.
     Stored { batch: consensus::BatchId },

@@ -58,6 +58,8 @@ pub(super) struct Want {
 /// What a node wants.
 pub(super) struct Wants {
     drives: Vec<FoundDrive>,
+    /// Drives that are gone, with the nonces that they were opened with.
+    closing: Vec<(Uuid, u64)>,
     attaching: Vec<Attaching>,
     detaching: Vec<(u64, VolumeId)>,
     proposed: BTreeMap<RequestId, Purpose>,
@@ -73,6 +75,7 @@ impl Wants {
     pub fn new(now: Time) -> Wants {
         Wants {
             drives: Vec::new(),
+            closing: Vec::new(),
             attaching: Vec::new(),
             detaching: Vec::new(),
             proposed: BTreeMap::new(),
@@ -93,13 +96,18 @@ impl Wants {
     }
 
     pub fn drive_found(&mut self, drive: FoundDrive) {
-        self.drive_lost(drive.uuid);
+        self.drives.retain(|known| known.uuid != drive.uuid);
+        self.closing.retain(|(uuid, _)| *uuid != drive.uuid);
         self.drives.push(drive);
         self.due = Time::ZERO;
     }
 
+    /// The drive is not here any more: the log is to know, so that another node may open it.
     pub fn drive_lost(&mut self, uuid: Uuid) {
+        let lost = self.drives.iter().filter(|drive| drive.uuid == uuid);
+        self.closing.extend(lost.map(|drive| (uuid, drive.nonce)));
         self.drives.retain(|drive| drive.uuid != uuid);
+        self.due = Time::ZERO;
     }
 
     pub fn attach(&mut self, attaching: Attaching) {
@@ -216,6 +224,18 @@ impl Wants {
                 (None, None) => continue,
             };
             wanted.push(Want { purpose: Purpose::Drive(drive.uuid), command });
+        }
+        self.closing.retain(|(uuid, nonce)| {
+            let known = picture.drive_by_uuid(*uuid);
+            known.is_some_and(|drive| {
+                drive.nonce == *nonce && drive.node == start.node && !drive.closed
+            })
+        });
+        for &(uuid, nonce) in &self.closing {
+            if !self.is_under_way(|purpose| *purpose == Purpose::Drive(uuid)) {
+                let command = Command::CloseDrive { uuid, node: start.node, nonce };
+                wanted.push(Want { purpose: Purpose::Drive(uuid), command });
+            }
         }
         if reach != self.reach {
             self.reach = reach.to_vec();

@@ -44,6 +44,9 @@ impl Picture {
             Command::RemoveNode { node } => self.remove_node(*node, entry),
             Command::AddDrive { node, uuid, spec } => self.add_drive(*node, *uuid, spec, entry),
             Command::OpenDrive(open) => self.open_drive(open, entry),
+            Command::CloseDrive { uuid, node, nonce } => {
+                self.close_drive(*uuid, *node, *nonce, entry)
+            }
             Command::DrainDrive { drive, drain } => self.drain_drive(*drive, *drain, entry),
             Command::RemoveDrive { drive, lose } => self.remove_drive(*drive, *lose, entry),
             Command::CreateVolume { name, spec } => self.create_volume(name, spec, entry),

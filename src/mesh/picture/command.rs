@@ -37,6 +37,8 @@ pub enum Command {
     AddDrive { node: NodeId, uuid: Uuid, spec: DriveSpec },
     /// A daemon has opened the drive, and serves it from here on (a new incarnation of the drive).
     OpenDrive(OpenDrive),
+    /// The daemon that opened the drive with this nonce has let go of it: another node may open it at once. Its replicas stay what they are.
+    CloseDrive { uuid: Uuid, node: NodeId, nonce: u64 },
     /// No new replica comes to the drive, and those there are moved away; or they may again.
     DrainDrive { drive: DriveId, drain: bool },
     /// The drive is no part of the mesh any more; its replicas are given up where another holder exists. Refused otherwise, unless

@@ -34,12 +34,32 @@ impl Picture {
             incarnation: None,
             open_count: 0,
             nonce: 0,
+            closed: false,
             draining: false,
             free: vec![(0, spec.extents)],
         });
         self.drive_uuids.insert(uuid, id);
         entry.changed(Change::Drive(id));
         Ok(Reply::Drive(id))
+    }
+
+    pub(super) fn close_drive(
+        &mut self,
+        uuid: Uuid,
+        node: NodeId,
+        nonce: u64,
+        entry: &mut Entry<'_>,
+    ) -> Result<Reply, Refusal> {
+        let drive = self.drive_by_uuid(uuid).ok_or(Refusal::Unknown)?;
+        if (drive.node, drive.nonce) != (node, nonce) {
+            return Err(Refusal::Superseded);
+        }
+        let id = drive.id;
+        if let Some(drive) = self.drives.get_mut(id) {
+            drive.closed = true;
+        }
+        entry.changed(Change::Drive(id));
+        Ok(Reply::Done)
     }
 
     pub(super) fn open_drive(
@@ -71,6 +91,7 @@ impl Picture {
             drive.incarnation = Some(incarnation);
             drive.open_count = open.open_count;
             drive.nonce = open.nonce;
+            drive.closed = false;
         }
         entry.changed(Change::Drive(id));
         Ok(Reply::Incarnation(incarnation))

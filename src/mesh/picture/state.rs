@@ -61,6 +61,8 @@ pub struct Drive {
     pub open_count: u64,
     /// Random number of the current opening.
     pub nonce: u64,
+    /// Who opened it has let go of it.
+    pub closed: bool,
     /// No new replicas.
     pub draining: bool,
     /// Extents that no replica has, as runs (first, count) in order.

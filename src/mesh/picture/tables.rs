@@ -253,9 +253,10 @@ impl Picture {
         }
     }
 
-    /// Whether the drive is open, as far as the log tells: opened in the present start of its node.
+    /// Whether the drive is open, as far as the log tells: opened in the present start of its node, and not let go
+    /// of since.
     pub fn is_open(&self, drive: &Drive) -> bool {
         let node = self.nodes.get(drive.node).and_then(|node| node.incarnation);
-        node.is_some() && drive.incarnation > node
+        node.is_some() && drive.incarnation > node && !drive.closed
     }
 }

@@ -49,6 +49,8 @@ pub struct Target<P> {
     /// Replicas that are here no longer, but for which the drive is still at work: nobody else gets their blocks before.
     leaving: BTreeMap<ReplicaId, (DriveId, Replica<P>)>,
     timers: BTreeSet<(Time, ReplicaId)>,
+    /// Counts the replicas that were taken up, so that an answer to an earlier life of one is told from those to its present one.
+    lives: u32,
     applied: Index,
 }
 
@@ -63,6 +65,7 @@ impl<P: Payload> Target<P> {
             replicas: BTreeMap::new(),
             leaving: BTreeMap::new(),
             timers: BTreeSet::new(),
+            lives: 0,
             applied: Index(0),
         }
     }
@@ -79,13 +82,16 @@ impl<P: Payload> Target<P> {
 
     /// A drive has been opened, and its label rewritten with this nonce.
     pub fn open_drive(&mut self, uuid: Uuid, nonce: u64) {
-        self.drives.retain(|drive| drive.uuid != uuid);
+        self.lose_drive(uuid);
         self.drives.push(OpenDrive { uuid, nonce });
     }
 
-    /// A drive is gone. What was asked of it still ends, as failed.
+    /// A drive is gone, and what was asked of it is over.
     pub fn lose_drive(&mut self, uuid: Uuid) {
         self.drives.retain(|drive| drive.uuid != uuid);
+        self.leaving.retain(|_, (_, replica)| replica.facts.place.drive_uuid != uuid);
+        let here = |replica: &&mut Replica<P>| replica.facts.place.drive_uuid == uuid;
+        self.replicas.values_mut().filter(here).for_each(Replica::forget_operations);
     }
 
     /// Everything up to here is acted on, and nothing that was accepted before it is under way: what a heartbeat says.
@@ -159,7 +165,8 @@ impl<P: Payload> Target<P> {
                 Some(replica) => replica.change(port, facts),
                 None if target.leaving.values().any(|(drive, _)| *drive == facts.drive) => {}
                 None => {
-                    target.replicas.insert(id, Replica::new(facts, port));
+                    target.lives += 1;
+                    target.replicas.insert(id, Replica::new(facts, target.lives, port));
                 }
             });
             self.set_timer(id);
@@ -309,7 +316,7 @@ impl<P: Payload> Target<P> {
         result: DiskResult<P>,
         out: &mut Vec<Effect<P>>,
     ) {
-        let id = ReplicaId((ticket.0 >> 32) as u32);
+        let id = ticket.replica();
         let leaves = self.leaving.contains_key(&id);
         if !leaves {
             self.with_replica(now, id, out, |replica, port| replica.disk(port, ticket, result));

@@ -45,6 +45,7 @@ pub(crate) const WINDOW: usize = 256;
 /// One replica.
 pub(super) struct Replica<P> {
     pub facts: Facts,
+    life: u32,
     loading: Option<Loading>,
     regions: Regions,
     sessions: Vec<Session>,
@@ -75,10 +76,11 @@ pub(super) struct Replica<P> {
 }
 
 impl<P: Payload> Replica<P> {
-    pub fn new(facts: Facts, port: &mut Port<'_, P>) -> Self {
+    pub fn new(facts: Facts, life: u32, port: &mut Port<'_, P>) -> Self {
         let set = Uuid::new_v5(&facts.place.drive_uuid, &facts.replica.0.to_le_bytes());
         let layout = facts.place.layout;
         let mut replica = Replica {
+            life,
             loading: None,
             regions: Regions::new(layout, set),
             facts,
@@ -139,7 +141,13 @@ impl<P: Payload> Replica<P> {
 
     /// An operation has ended for which nobody waits any more.
     pub fn disk_while_leaving(&mut self, ticket: Ticket) {
-        self.pending.try_remove((ticket.0 & 0xffff_ffff) as usize);
+        ticket.slot(self.life).and_then(|slot| self.pending.try_remove(slot));
+    }
+
+    /// The drive was reset: nothing is under way on it, and nobody need wait for it.
+    pub fn forget_operations(&mut self) {
+        self.pending.clear();
+        self.old = 0;
     }
 
     /// The picture has changed for it.
@@ -182,7 +190,7 @@ impl<P: Payload> Replica<P> {
 
     fn start(&mut self, port: &mut Port<'_, P>, purpose: Purpose, operation: DiskOperation<P>) {
         let slot = self.pending.insert(Pending { purpose, at: port.now, old: false });
-        let ticket = Ticket(u64::from(self.facts.replica.0) << 32 | slot as u64);
+        let ticket = Ticket::of(self.facts.replica, self.life, slot);
         port.out.push(Effect::Disk { drive: self.facts.place.drive_uuid, ticket, operation });
         self.tick = self.tick.min(port.now + TICK);
     }
@@ -210,7 +218,8 @@ impl<P: Payload> Replica<P> {
 
     /// An operation of the drive has ended.
     pub fn disk(&mut self, port: &mut Port<'_, P>, ticket: Ticket, result: DiskResult<P>) {
-        let Some(pending) = self.pending.try_remove((ticket.0 & 0xffff_ffff) as usize) else {
+        let Some(pending) = ticket.slot(self.life).and_then(|slot| self.pending.try_remove(slot))
+        else {
             return;
         };
         self.old -= usize::from(pending.old);
