@@ -135,7 +135,8 @@ impl Workers {
 
     /// A thread does not come back: another takes its place.
     fn lose(&mut self, worker: usize, why: String) -> Option<Done> {
-        let (_, seed, name) = self.present[worker].take().and_then(|present| lock(&present).take())?;
+        let (_, seed, name) =
+            self.present[worker].take().and_then(|present| lock(&present).take())?;
         self.spawn();
         Some(Done { seed, name, outcome: Outcome { wrong: Some(why), ..Outcome::default() } })
     }
@@ -143,7 +144,8 @@ impl Workers {
     fn find_hung(&mut self) -> Option<Done> {
         let is_hung = |present: &Option<Present>| {
             let present = present.as_ref().map(|present| lock(present));
-            present.is_some_and(|at| at.as_ref().is_some_and(|(since, ..)| since.elapsed() > RUN_MAX))
+            present
+                .is_some_and(|at| at.as_ref().is_some_and(|(since, ..)| since.elapsed() > RUN_MAX))
         };
         let worker = self.present.iter().position(is_hung)?;
         self.lose(worker, "does not end: a step of a daemon takes for ever".into())

@@ -97,7 +97,11 @@ impl Tally {
         }
         if self.seeds.is_multiple_of(100) && std::io::stderr().is_terminal() {
             let hours = self.virtual_hours();
-            eprint!("\r{} seeds, {hours:.1} virtual hours, {} wrong ", self.seeds, self.wrong.len());
+            eprint!(
+                "\r{} seeds, {hours:.1} virtual hours, {} wrong ",
+                self.seeds,
+                self.wrong.len()
+            );
         }
     }
 

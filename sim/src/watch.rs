@@ -52,7 +52,14 @@ impl<M: Machine> Observer<M> for Watch {
         self.authority.restarted(host);
     }
 
-    fn stepped(&mut self, now: u64, host: usize, machine: &M, local: Time, outputs: &[Output<Blocks>]) {
+    fn stepped(
+        &mut self,
+        now: u64,
+        host: usize,
+        machine: &M,
+        local: Time,
+        outputs: &[Output<Blocks>],
+    ) {
         if let Err(why) = self.authority.look(host, machine.picture()) {
             self.blame(why);
         }

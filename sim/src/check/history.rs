@@ -175,7 +175,9 @@ impl History {
     ) -> String {
         let (why, shown_by): (&str, &[usize]) = match disorder {
             Disorder::FromNowhere { read } => ("a read gave what nobody had written", &[*read]),
-            Disorder::FromTheFuture { read } => ("a read gave what was written only later", &[*read]),
+            Disorder::FromTheFuture { read } => {
+                ("a read gave what was written only later", &[*read])
+            }
             Disorder::Interleaved { shown_by } => ("a value came back after another", shown_by),
             Disorder::NoOrder { at } => ("no order explains the answers", &[*at]),
         };

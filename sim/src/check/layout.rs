@@ -1,8 +1,8 @@
 //! Where a volume's blocks are. Worked out here once more, so that the product's own way of finding them is checked by another.
 
 use weft::mesh::ids::GroupId;
-use weft::mesh::picture::{Group, Picture, Replica, Volume};
 use weft::mesh::picture::footprint::data_offset;
+use weft::mesh::picture::{Group, Picture, Replica, Volume};
 
 /// The group that a block of a volume is in, and which block of it.
 pub fn locate(volume: &Volume, block: u64) -> Option<(GroupId, u64)> {

@@ -24,7 +24,9 @@ pub fn compare(
     for operation in history.operations() {
         let is_write = matches!(operation.asked, Asked::Write | Asked::Zero);
         let volume = volumes[operation.volume].and_then(|volume| picture.volume(volume));
-        let Some(volume) = volume.filter(|_| is_write && operation.until.is_some()) else { continue };
+        let Some(volume) = volume.filter(|_| is_write && operation.until.is_some()) else {
+            continue;
+        };
         let shift = volume.spec.region_shift - volume.spec.block_shift;
         for block in operation.run.first..operation.run.end() {
             if let Some((group, block)) = locate(volume, block) {

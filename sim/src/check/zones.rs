@@ -87,8 +87,11 @@ fn compare(zones: Vec<Zone>) -> Verdict {
 
 fn interleaved(one: &Zone, other: &Zone) -> Verdict {
     let bounds = [one.first_end, other.last_start, other.first_end, one.last_start];
-    let mut shown_by: Vec<usize> =
-        bounds.into_iter().map(|(_, number)| number).filter(|number| *number != usize::MAX).collect();
+    let mut shown_by: Vec<usize> = bounds
+        .into_iter()
+        .map(|(_, number)| number)
+        .filter(|number| *number != usize::MAX)
+        .collect();
     shown_by.sort_unstable();
     shown_by.dedup();
     Verdict::Disordered(Disorder::Interleaved { shown_by })

@@ -30,8 +30,9 @@ fn measure(kind: Kind, timing: Timing, mode: AttachMode, seeds: u64, threads: us
     run_all((0..seeds).map(job), threads, |done| {
         let _ = stalls.record(done.outcome.longest / 1000);
         if let Some(why) = done.outcome.wrong {
-            println!("seed {} of {}: {why}", done.seed, done.name);
-            well = false;
+            if std::mem::replace(&mut well, false) {
+                println!("seed {} of {}: {why}", done.seed, done.name);
+            }
         }
         true
     });

@@ -21,9 +21,8 @@ pub fn execute(command: Command) -> ExitCode {
         Command::Run(many) => Ok(run(&many)),
         Command::Replay { seed, shape, show, rule, without, shrink } => rule_of(rule.as_deref())
             .and_then(|rule| replay::seed(seed, shape, &show, rule, &without, shrink)),
-        Command::Mutations { rule, seeds, from, jobs } => {
-            rule_of(rule.as_deref()).map(|rule| mutations::execute(rule, seeds, from, threads(jobs)))
-        }
+        Command::Mutations { rule, seeds, from, jobs } => rule_of(rule.as_deref())
+            .map(|rule| mutations::execute(rule, seeds, from, threads(jobs))),
         Command::Model { quick, traces } => return model::run(quick, traces),
         Command::Scenario { name, show, seed, rule } => rule_of(rule.as_deref())
             .and_then(|rule| replay::scenario(name.as_deref(), &show, seed, rule)),
@@ -70,7 +69,12 @@ fn fresh_seed() -> u64 {
 fn rule_of(name: Option<&str>) -> Result<Option<Rule>, String> {
     let Some(name) = name else { return Ok(None) };
     let is_it = |rule: &&Rule| format!("{rule:?}").eq_ignore_ascii_case(name);
-    Rule::ALL.iter().find(is_it).copied().map(Some).ok_or_else(|| format!("there is no rule {name}"))
+    Rule::ALL
+        .iter()
+        .find(is_it)
+        .copied()
+        .map(Some)
+        .ok_or_else(|| format!("there is no rule {name}"))
 }
 
 fn run(many: &Many) -> bool {

@@ -41,8 +41,11 @@ fn hunt(rule: Rule, seeds: u64, from: u64, threads: usize) -> Option<(u64, Strin
     let own = scenario::all().into_iter().filter(move |scenario| scenario.rule == Some(rule));
     let own = own.map(move |scenario| Job { seed: 1, plan: scenario.plan(1), broken: Some(rule) });
     let limits = Limits { hosts: None, seconds: None };
-    let drawn = (from..from.saturating_add(seeds))
-        .map(move |seed| Job { seed, plan: plan(seed, limits), broken: Some(rule) });
+    let drawn = (from..from.saturating_add(seeds)).map(move |seed| Job {
+        seed,
+        plan: plan(seed, limits),
+        broken: Some(rule),
+    });
     let jobs: Vec<Job> = own.collect();
     let mut caught = None;
     let mut tried = 0;

@@ -78,8 +78,8 @@ pub fn scenario(
 }
 
 fn play(plan: Plan, about: &str, show: &Show, rule: Option<Rule>) -> Result<bool, String> {
-    let recorder =
-        (show.story || show.html.is_some()).then(|| Recorder::new(show.html.is_some() || show.messages));
+    let recorder = (show.story || show.html.is_some())
+        .then(|| Recorder::new(show.html.is_some() || show.messages));
     let (name, hosts) = (plan.name.clone(), plan.hosts);
     for (at, (time, act)) in plan.acts.iter().enumerate().filter(|_| show.story) {
         println!("act {at:>3} at {:>8.3} s: {act}", *time as f64 / 1e9);

@@ -34,14 +34,20 @@ const NETWORK: &[Fault] = &[
 const CRASH: &[Fault] = &[Script::crash, Script::crash, Script::crash_all, Script::crash_again];
 const TIME: &[Fault] = &[Script::rest, Script::rest, Script::clock];
 const DRIVES: &[Fault] = &[Script::ail, Script::ail, Script::spoil];
-const IMAGES: &[Fault] =
-    &[Script::old_drive, Script::clone_drive, Script::old_store, Script::lost_store, Script::store_fails];
+const IMAGES: &[Fault] = &[
+    Script::old_drive,
+    Script::clone_drive,
+    Script::old_store,
+    Script::lost_store,
+    Script::store_fails,
+];
 const CHANGE: &[Fault] = &[
     Script::members,
     Script::extend,
     Script::passing,
     Script::move_replica,
     Script::drain,
+    Script::rebalance,
     Script::timing,
     Script::attach_elsewhere,
     Script::move_drive,
@@ -217,8 +223,12 @@ impl Script {
 
     fn rest(&mut self) {
         let (host, length) = (self.host(), self.lasts());
-        let rest =
-            self.random.pick(&[Rest::Paused, Rest::PausedMidStep, Rest::PausedMidStep, Rest::Suspended]);
+        let rest = self.random.pick(&[
+            Rest::Paused,
+            Rest::PausedMidStep,
+            Rest::PausedMidStep,
+            Rest::Suspended,
+        ]);
         self.add(0, Act::Rest { host, rest, length });
     }
 
@@ -344,6 +354,10 @@ impl Script {
         let (drive, lasts) = (self.drive(), self.lasts());
         self.add(0, Act::Drain { drive, drain: true });
         self.add(lasts, Act::Drain { drive, drain: false });
+    }
+
+    fn rebalance(&mut self) {
+        self.add(0, Act::Rebalance);
     }
 
     fn timing(&mut self) {

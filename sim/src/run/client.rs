@@ -163,7 +163,9 @@ impl<M: Machine> Run<M> {
         };
         let client = &mut self.clients[at];
         client.is_pulsing = false;
-        let Some(pause) = client.plan.pause.filter(|_| asks && client.is_attached()) else { return };
+        let Some(pause) = client.plan.pause.filter(|_| asks && client.is_attached()) else {
+            return;
+        };
         client.is_pulsing = true;
         if client.in_flight.len() < client.plan.depth {
             let (asked, run, unmap) = self.draw_wish(at);
@@ -176,7 +178,9 @@ impl<M: Machine> Run<M> {
     fn draw_wish(&mut self, at: usize) -> (Asked, BlockRun, bool) {
         let plan = &self.clients[at].plan;
         // As large as the client's own daemon knows it.
-        let known = |it: &Self| Some(it.picture(plan.host)?.volume(it.volumes[plan.volume].id?)?.spec.blocks);
+        let known = |it: &Self| {
+            Some(it.picture(plan.host)?.volume(it.volumes[plan.volume].id?)?.spec.blocks)
+        };
         let size = known(self).unwrap_or(1);
         let mix = plan.mix;
         let reads_only = plan.mode == AttachMode::SharedRead;
@@ -261,14 +265,17 @@ impl<M: Machine> Run<M> {
         }
         let operation = self.history.operation(number);
         let took = now - operation.from;
-        if operation.from >= self.busy_since {
+        let first_act = self.plan.acts.first().map_or(0, |(time, _)| *time);
+        if now >= self.busy_since + first_act {
             self.longest = self.longest.max(took);
         }
         if took > u64::from(self.plan.timing.io_timeout_ms) * MS {
             self.stalls.push(took);
             let host = operation.host;
             let (asked, ms) = (self.history.describe(number), took / MS);
-            self.world.observer.stalled(now, host, took, || format!("stalled for {ms} ms: {asked}"));
+            self.world
+                .observer
+                .stalled(now, host, took, || format!("stalled for {ms} ms: {asked}"));
         }
         if let Some(max) = self.plan.expects.stall_max.filter(|max| took > *max) {
             let asked = self.history.describe(number);

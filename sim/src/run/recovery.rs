@@ -1,5 +1,6 @@
 //! How a mesh becomes whole again, and what is looked at when it is.
 
+use weft::mesh::ids::DriveId;
 use weft::mesh::message::Run as BlockRun;
 use weft::mesh::picture::{AttachMode, Command, Picture, ReplicaState};
 
@@ -62,7 +63,9 @@ impl<M: Machine> Run<M> {
         };
         if passed > self.plan.recovery {
             let seconds = self.plan.recovery / SECOND;
-            self.blame(format!("the mesh is not whole {seconds} s after the last fault: {missing}"));
+            self.blame(format!(
+                "the mesh is not whole {seconds} s after the last fault: {missing}"
+            ));
         }
         if passed > PATIENCE {
             self.replace_what_is_lost();
@@ -76,8 +79,9 @@ impl<M: Machine> Run<M> {
         for group in picture.groups() {
             for replica in &group.replicas {
                 if replica.state != ReplicaState::InSync {
+                    let drive = self.describe_drive(picture, replica.drive);
                     let (group, replica, state) = (group.id, replica.id, replica.state);
-                    return Some(format!("{replica} of {group} is {state:?}"));
+                    return Some(format!("{replica} of {group} is {state:?}, {drive}"));
                 }
             }
         }
@@ -89,6 +93,18 @@ impl<M: Machine> Run<M> {
         };
         let host = self.world.hosts.iter().find(behind)?;
         Some(format!("{} has no lease, or is far behind", host.node))
+    }
+
+    fn describe_drive(&self, picture: &Picture, drive: DriveId) -> String {
+        let Some(known) = picture.drive(drive) else { return format!("{drive} is unknown") };
+        let mut drives = self.world.drives.iter();
+        let real = drives.find(|real| real.label.uuid == known.uuid && real.host.is_some());
+        let real = real.map_or("it is nowhere".into(), |real| {
+            let host = real.host.map_or(0, |host| host + 1);
+            format!("its label is at {} in n{host}", real.label.open_count)
+        });
+        let (node, count) = (known.node, known.open_count);
+        format!("the log has {drive} in {node} at open count {count}, {real}")
     }
 
     /// Drives that the mesh waits for and that will not come are taken out of it; stores that are not believed are made anew.
@@ -187,9 +203,8 @@ impl<M: Machine> Run<M> {
     fn finish(&mut self) {
         self.phase = Phase::Over;
         let ids: Vec<_> = self.volumes.iter().map(|volume| volume.id).collect();
-        let compare = |picture: &Picture| {
-            replicas::compare(picture, &self.world.drives, &ids, &self.history)
-        };
+        let compare =
+            |picture: &Picture| replicas::compare(picture, &self.world.drives, &ids, &self.history);
         if let Some(Err(why)) = self.best_picture().map(compare) {
             self.blame(why);
         }

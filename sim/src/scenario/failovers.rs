@@ -85,7 +85,12 @@ pub fn all() -> Vec<Scenario> {
             name: "node-dies",
             about: "The node of one of two replicas loses power under a writing client.",
             rule: None,
-            script: |it| script(it, Kind::NodeDies, Timing::default(), AttachMode::Exclusive, 0).at(5000).start(5).until(9000),
+            script: |it| {
+                script(it, Kind::NodeDies, Timing::default(), AttachMode::Exclusive, 0)
+                    .at(5000)
+                    .start(5)
+                    .until(9000)
+            },
         },
         Scenario {
             name: "drive-fails",

@@ -1,8 +1,8 @@
 //! Runs written by hand: each shows one thing.
 
 mod failovers;
-mod shapes;
 mod script;
+mod shapes;
 
 use weft::mesh::mutations::Rule;
 

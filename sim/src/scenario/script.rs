@@ -3,9 +3,7 @@
 
 use weft::mesh::picture::{AttachMode, Timing};
 
-use crate::plan::{
-    Act, ClientPlan, DrivePlan, Expectations, MS, Mix, Plan, SECOND, Wish, volume,
-};
+use crate::plan::{Act, ClientPlan, DrivePlan, Expectations, MS, Mix, Plan, SECOND, Wish, volume};
 use crate::world::drive::{Ailment, Speed};
 use crate::world::host::Rest;
 use crate::world::network::Quality;

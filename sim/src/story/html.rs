@@ -14,7 +14,13 @@ use crate::world::host::Rest;
 const PAGE: &str = include_str!("page.html");
 
 /// The page of a run with so many hosts.
-pub fn page(name: &str, about: &str, hosts: usize, story: &Recorder, wrong: Option<&str>) -> String {
+pub fn page(
+    name: &str,
+    about: &str,
+    hosts: usize,
+    story: &Recorder,
+    wrong: Option<&str>,
+) -> String {
     let last = story.entries.last().map_or(0, |entry| entry.time);
     let end = story.messages.last().map_or(last, |message| message.sent.max(last)) + 50_000_000;
     let begin = story.acts.first().map_or(0, |(time, _)| time.saturating_sub(400_000_000));

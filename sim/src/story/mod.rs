@@ -120,7 +120,11 @@ impl Recorder {
         }
         for output in outputs {
             if let Output::Story(event) = output {
-                self.entries.push(Entry { time, host: Some(host), what: What::Told(event.clone()) });
+                self.entries.push(Entry {
+                    time,
+                    host: Some(host),
+                    what: What::Told(event.clone()),
+                });
             }
         }
     }
@@ -142,7 +146,7 @@ fn describe(body: &Body<Blocks>) -> (Kind, String) {
         Body::Beat { .. } => (Kind::Log, "heartbeat".into()),
         Body::Log(message) => {
             let text = format!("{message:?}");
-            (Kind::Log, text.chars().take(120).collect())
+            (Kind::Log, text.chars().take(60).collect())
         }
         Body::Data(message, payload) => {
             let kind = match message {

@@ -76,10 +76,16 @@ pub fn tell(event: &Event) -> String {
             format!("waits until {replica} of {group} serves nothing any more")
         }
         Event::Fenced { group, replica, waited, early: true } => {
-            format!("{replica} of {group} has confirmed that it is left behind, after {} ms", ms(waited))
+            format!(
+                "{replica} of {group} has confirmed that it is left behind, after {} ms",
+                ms(waited)
+            )
         }
         Event::Fenced { group, replica, waited, early: false } => {
-            format!("the lease of {replica} of {group} has run out for certain, after {} ms", ms(waited))
+            format!(
+                "the lease of {replica} of {group} has run out for certain, after {} ms",
+                ms(waited)
+            )
         }
         Event::RoundBegun { group, epoch, replica, source } => {
             format!("{replica} of {group} is made equal to {source}: {epoch}")
@@ -102,7 +108,9 @@ pub fn tell(event: &Event) -> String {
         Event::Leader { leads: true } => "leads the mesh log".into(),
         Event::Leader { leads: false } => "leads the mesh log no more".into(),
         Event::Installed { index } => format!("has caught up by a snapshot of {index}"),
-        Event::Mended { replica, lost: false } => format!("mended blocks of {replica} from another"),
+        Event::Mended { replica, lost: false } => {
+            format!("mended blocks of {replica} from another")
+        }
         Event::Mended { replica, lost: true } => format!("blocks of {replica} are lost"),
         Event::DriveGivenUp { replica } => format!("gives up the drive of {replica}"),
         Event::Stopping { why } => format!("stops: {why}"),

@@ -46,7 +46,11 @@ impl Clock {
 
     /// Gains `ppm` millionths from `now` on.
     pub fn set_rate(&mut self, now: u64, ppm: i32) {
-        *self = Clock { began: now, shown: self.read(now).as_nanos(), excess: Clock::new(0, ppm).excess };
+        *self = Clock {
+            began: now,
+            shown: self.read(now).as_nanos(),
+            excess: Clock::new(0, ppm).excess,
+        };
     }
 }
 

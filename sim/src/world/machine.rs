@@ -48,7 +48,14 @@ pub trait Observer<M> {
     /// A daemon has started.
     fn started(&mut self, now: u64, host: usize);
     /// A daemon has taken an event at `now`, `local` on its own clock, and this is what it does.
-    fn stepped(&mut self, now: u64, host: usize, machine: &M, local: Time, outputs: &[Output<Blocks>]);
+    fn stepped(
+        &mut self,
+        now: u64,
+        host: usize,
+        machine: &M,
+        local: Time,
+        outputs: &[Output<Blocks>],
+    );
     /// A packet was sent.
     fn sent(&mut self, now: u64, from: usize, to: usize, packet: &Packet<Blocks>, fate: Fate);
 }

@@ -15,7 +15,7 @@ pub mod store;
 use weft::base::Uuid;
 use weft::consensus::{NodeId, Settings};
 use weft::mesh::disk::{DiskOperation, DiskResult, Ticket};
-use weft::mesh::ids::{Generation, VolumeId};
+use weft::mesh::ids::Generation;
 use weft::mesh::node::{Input, Output, Packet, Start};
 use weft::mesh::picture::{DriveSpec, Refusal, Reply};
 use weft::mesh::request::{Completion, Token};
@@ -54,13 +54,13 @@ pub enum Upcall {
     /// It is time for this.
     Wake(u64),
     /// A request has ended.
-    Completed { host: usize, volume: VolumeId, token: Token, completion: Completion<Blocks> },
+    Completed { token: Token, completion: Completion<Blocks> },
     /// An attachment is made, or is not.
-    Attached { host: usize, tag: u64, result: Result<Generation, Refusal> },
+    Attached { tag: u64, result: Result<Generation, Refusal> },
     /// An attachment has ended.
-    Detached { host: usize, volume: VolumeId, generation: Generation },
+    Detached { generation: Generation },
     /// An operator's command was decided.
-    Answered { host: usize, tag: u64, result: Result<Reply, Refusal> },
+    Answered { tag: u64, result: Result<Reply, Refusal> },
     /// A daemon has stopped by itself.
     Stopped { host: usize, why: String },
 }
@@ -309,14 +309,10 @@ impl<M: Machine, O: Observer<M>> World<M, O> {
                 return self.queue.push(self.now + takes, stored);
             }
             Output::Story(_) => return,
-            Output::Completed { volume, token, completion } => {
-                Upcall::Completed { host: at, volume, token, completion }
-            }
-            Output::Attached { tag, result } => Upcall::Attached { host: at, tag, result },
-            Output::Detached { volume, generation } => {
-                Upcall::Detached { host: at, volume, generation }
-            }
-            Output::Answered { tag, result } => Upcall::Answered { host: at, tag, result },
+            Output::Completed { token, completion, .. } => Upcall::Completed { token, completion },
+            Output::Attached { tag, result } => Upcall::Attached { tag, result },
+            Output::Detached { generation, .. } => Upcall::Detached { generation },
+            Output::Answered { tag, result } => Upcall::Answered { tag, result },
             Output::Stop { why } => {
                 self.crash(at, false);
                 Upcall::Stopped { host: at, why }
@@ -385,4 +381,3 @@ impl<M: Machine, O: Observer<M>> World<M, O> {
         }
     }
 }
-

@@ -144,8 +144,7 @@ mod tests {
             (0..1000).filter_map(|at| network.send(at * 100, 0, 1).first).collect()
         };
         assert!(arrivals(&mut network).is_sorted());
-        let rough =
-            Quality { loss: 100_000, overtaken: 50_000, late: 1_000_000, ..Quality::GOOD };
+        let rough = Quality { loss: 100_000, overtaken: 50_000, late: 1_000_000, ..Quality::GOOD };
         network.set_quality(0, 1, rough);
         let arrived = arrivals(&mut network);
         assert!(!arrived.is_sorted());

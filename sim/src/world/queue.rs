@@ -36,9 +36,7 @@ impl<E> Queue<E> {
             }
         };
         assert!(place < 1 << PLACE_BITS && self.order < 1 << ORDER_BITS, "too many events");
-        let key = u128::from(time) << 64
-            | u128::from(self.order) << PLACE_BITS
-            | u128::from(place);
+        let key = u128::from(time) << 64 | u128::from(self.order) << PLACE_BITS | u128::from(place);
         self.order += 1;
         self.heap.push(Reverse(key));
     }

@@ -168,7 +168,9 @@ impl Drive {
         }
         let is_write = matches!(
             operation,
-            DiskOperation::Write { .. } | DiskOperation::Zero { .. } | DiskOperation::WriteMeta { .. }
+            DiskOperation::Write { .. }
+                | DiskOperation::Zero { .. }
+                | DiskOperation::WriteMeta { .. }
         );
         if self.ailment.full && is_write {
             return DiskResult::Failed;
