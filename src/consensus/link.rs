@@ -25,6 +25,8 @@ pub struct Link {
     received: u64,
     early: BTreeMap<u64, EngineMessage<Entry>>,
     missing_since: Option<Time>,
+    /// A session of which something was left out, as this node did not vote yet.
+    left_out: Option<Session>,
     reply_round: u32,
 }
 
@@ -54,6 +56,16 @@ impl Link {
             self.sent = 0;
         }
         is_due
+    }
+
+    /// A frame of this session is left out.
+    pub(super) fn leave_out(&mut self, session: Session) {
+        self.left_out = self.left_out.max(Some(session));
+    }
+
+    /// The session that must be begun anew before its sender can be followed.
+    pub(super) fn take_left_out(&mut self) -> Option<Session> {
+        self.left_out.take()
     }
 
     /// Takes a frame, gives out what is in order, and says whether a session began with it.

@@ -209,7 +209,7 @@ impl Log {
             }
             Body::Reset { session } => self.reset(from, session, effects),
             Body::Open { opening } => self.open_asked(from, opening, effects),
-            Body::Welcome { opening } => self.welcomed(now, from, opening),
+            Body::Welcome { opening } => self.welcomed(now, from, opening, effects),
             Body::Refused { opening, known } => self.refused(opening, known, effects),
             Body::Propose { proposal, hops } => {
                 self.pass_on(now, Some(from), Body::Propose { proposal, hops }, 0, effects);

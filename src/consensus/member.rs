@@ -241,7 +241,13 @@ impl Log {
     }
 
     /// A member says that this opening may vote.
-    pub(super) fn welcomed(&mut self, now: Time, from: NodeId, opening: Opening) {
+    pub(super) fn welcomed(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        opening: Opening,
+        effects: &mut Vec<Effect>,
+    ) {
         let is_mine = self.own_opening() == Some(opening);
         if let Role::Quorum(quorum) = &mut self.role
             && is_mine
@@ -249,23 +255,28 @@ impl Log {
             && let Some(admission) = &mut quorum.admission
         {
             admission.welcomed.insert(from);
-            self.admit(now);
+            self.admit(now, effects);
         }
     }
 
-    fn admit(&mut self, now: Time) {
+    fn admit(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let Role::Quorum(quorum) = &mut self.role else { return };
         let members = &quorum.engine.configuration().members;
         let is_enough = |admission: &Admission| admission.is_enough(now, members.len());
         if !quorum.admission.as_ref().is_some_and(is_enough) {
             return;
         }
-        quorum.admission = None;
-        self.next_heartbeat = now;
         let peers: Vec<Member> = members.clone();
+        quorum.admission = None;
+        // The first round ends when the others had time to answer: who hears nobody calls an election.
+        self.next_heartbeat = now + self.settings.heartbeat;
         for member in peers {
             self.restart_link(member.node);
+            if let Some(session) = self.peer(member.node).link.take_left_out() {
+                Self::send(member.node, Body::Reset { session }, effects);
+            }
         }
+        self.take_engine_messages(effects);
     }
 
     fn ask_admission(&mut self, now: Time, effects: &mut Vec<Effect>) {
@@ -280,7 +291,7 @@ impl Log {
                 }
             }
         }
-        self.admit(now);
+        self.admit(now, effects);
     }
 
     /// A heartbeat of the engine.
@@ -313,10 +324,13 @@ impl Log {
         let is_known = self.is_opening_known(from, session.opened);
         let applied = self.applied;
         let held = self.held;
-        let Role::Quorum(quorum) = &mut self.role else { return };
-        if !quorum.is_admitted() || quorum.engine.configuration().id != configuration {
+        let is_wanted = matches!(&self.role, Role::Quorum(quorum)
+            if quorum.is_admitted() && quorum.engine.configuration().id == configuration);
+        if !is_wanted {
+            self.peer(from).link.leave_out(session);
             return;
         }
+        let Role::Quorum(quorum) = &mut self.role else { return };
         if !is_known {
             // It says who it is, and begins again.
             Self::send(from, Body::Reset { session }, effects);
@@ -382,6 +396,10 @@ impl Log {
     pub(super) fn deliver(&mut self, now: Time, effects: &mut Vec<Effect>) {
         while let Role::Quorum(quorum) = &mut self.role {
             let Some((index, entry)) = quorum.engine.next_decided() else { break };
+            if matches!(entry, Entry::Configuration(_)) {
+                // The engine goes, but the others are to hear from it that this was decided.
+                self.take_engine_messages(effects);
+            }
             self.learn(now, index, entry, effects);
         }
     }

@@ -41,7 +41,7 @@ impl Log {
     }
 
     /// Proposes who votes after the configuration that this node has applied. Sent until a newer configuration is applied: this
-    /// one, or another that was faster.
+    /// one, or another that was faster. Those who vote already are not proposed: each change costs an election.
     ///
     /// # Errors
     /// The members cannot be a configuration.
@@ -57,6 +57,10 @@ impl Log {
         let after = self.state.configuration_id();
         let next = Configuration::new(after + 1, members).ok_or(Refusal::Members)?;
         let members = next.members;
+        if self.members().is_some_and(|present| present.members == members) {
+            self.waiting.change = None;
+            return Ok(());
+        }
         self.waiting.change = Some(Change { after, members, sent: now, attempts: 0 });
         self.send_change(now, effects);
         self.flush(effects);

@@ -73,3 +73,38 @@ fn the_entry_that_ends_a_quorum_of_one_is_durable_before_anybody_acts_on_it() {
         (1..=3).all(|node| network.nodes[&n(node)].log.is_member())
     });
 }
+
+#[test]
+fn asking_for_the_members_that_there_are_changes_nothing() {
+    let mut network = Network::mesh(9, 3, 1);
+    let (leader, before) = (network.leader(), network.configuration(1).id);
+    for _ in 0..20 {
+        network.change_members(n(4), &[3, 1, 2]);
+        network.change_members(n(1), &[1, 2, 3]);
+        network.run(100);
+        assert_eq!(network.leader(), leader);
+    }
+    assert_eq!(network.configuration(1).id, before);
+}
+
+#[test]
+fn a_change_of_members_costs_one_election_and_less_than_150_ms() {
+    for seed in 0..20 {
+        let mut network = Network::mesh(seed, 3, 2);
+        network.run(300);
+        let (members, id) = ([1, 2, 4], network.configuration(1).id);
+        let at = network.leader().unwrap();
+        network.change_members(at, &members);
+        network.propose(5, 1);
+        let took = network.until(1000, "the new members decide", |network| {
+            let is_new = |node: &u32| network.configuration(*node).id > id;
+            members.iter().all(is_new) && network.leader().is_some() && network.has(5, 1)
+        });
+        assert!(took < 150, "{took} ms with seed {seed}");
+        let leader = network.leader();
+        for _ in 0..500 {
+            network.run(1);
+            assert_eq!(network.leader(), leader, "seed {seed}");
+        }
+    }
+}
