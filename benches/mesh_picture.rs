@@ -72,6 +72,7 @@ impl Mesh {
                 open_count: 1,
                 nonce: 1,
                 previous: Vec::new(),
+                identity: 0,
             }));
         }
     }

@@ -145,7 +145,14 @@ impl World {
         let previous = (1..self.starts).map(|start| 0x9000 + start).collect();
         self.give(
             node,
-            Input::DriveFound { uuid: drive_of(node), open_count, nonce, previous, add: Some(add) },
+            Input::DriveFound {
+                uuid: drive_of(node),
+                open_count,
+                nonce,
+                previous,
+                identity: 1,
+                add: Some(add),
+            },
         );
     }
 

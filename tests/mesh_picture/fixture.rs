@@ -124,6 +124,7 @@ impl Mesh {
             open_count: known.open_count + 1,
             nonce: known.nonce + 100,
             previous: vec![known.nonce],
+            identity: 0,
         }
     }
 

@@ -260,6 +260,7 @@ impl<M: Machine, O: Observer<M>> World<M, O> {
             open_count: drive.label.open_count,
             nonce: drive.label.nonce,
             previous: drive.label.before.to_vec(),
+            identity: which as u64 + 1,
             add: self.specs[which].clone(),
         };
         self.feed(at, found);

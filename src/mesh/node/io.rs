@@ -23,13 +23,14 @@ pub enum Input<P> {
     /// An operation of a drive has ended.
     Disk { drive: Uuid, ticket: Ticket, result: DiskResult<P> },
     /// A drive is there, and nothing that was asked of it before is under way any more (it was reset); its label has just been rewritten with this open count and nonce, and keeps the nonces of the openings `previous` to it,
-    /// because the log may never have learned of the last ones. A drive that is not
+    /// because the log may never have learned of the last ones. `identity` is what the device itself says it is. A drive that is not
     /// in the log yet is added to it if `add` says what it is.
     DriveFound {
         uuid: Uuid,
         open_count: u64,
         nonce: u64,
         previous: Vec<u64>,
+        identity: u64,
         add: Option<DriveSpec>,
     },
     /// A drive is not there any more. Whatever was asked of it is over; an answer may come or not.

@@ -150,13 +150,14 @@ impl<P: Payload> Node<P> {
             Input::Disk { ticket, result, .. } => {
                 self.target.disk(now, &self.picture, ticket, result, &mut self.target_effects);
             }
-            Input::DriveFound { uuid, open_count, nonce, previous, add } => {
+            Input::DriveFound { uuid, open_count, nonce, previous, identity, add } => {
                 self.target.open_drive(uuid, nonce);
                 self.wants.drive_found(wants::FoundDrive {
                     uuid,
                     open_count,
                     nonce,
                     previous,
+                    identity,
                     add,
                 });
                 self.target.picture_replaced(now, &self.picture, &mut self.target_effects);

@@ -26,6 +26,7 @@ pub(super) struct FoundDrive {
     pub open_count: u64,
     pub nonce: u64,
     pub previous: Vec<u64>,
+    pub identity: u64,
     pub add: Option<DriveSpec>,
 }
 
@@ -217,6 +218,7 @@ impl Wants {
                     open_count: drive.open_count,
                     nonce: drive.nonce,
                     previous: drive.previous.clone(),
+                    identity: drive.identity,
                 }),
                 (None, Some(spec)) => {
                     Command::AddDrive { node: start.node, uuid: drive.uuid, spec: spec.clone() }

@@ -91,6 +91,9 @@ pub struct OpenDrive {
     pub incarnation: Incarnation,
     /// The open count in the label, after this opening. Must be higher than any that the log knows.
     pub open_count: u64,
+    /// What the device itself says it is: a digest of its serial number or world-wide name; 0 if it has none. A label can be copied to
+    /// another device, this cannot: what comes up as another device is not believed to hold what the one before held.
+    pub identity: u64,
     /// Random number that this opening wrote into the label.
     pub nonce: u64,
     /// Random numbers of the openings before, as the label has them, the newest first. The one that the log knows must be among them: an image

@@ -34,6 +34,7 @@ impl Picture {
             incarnation: None,
             open_count: 0,
             nonce: 0,
+            identity: 0,
             closed: false,
             draining: false,
             free: vec![(0, spec.extents)],
@@ -79,9 +80,15 @@ impl Picture {
         if old_node != open.node && self.is_open(drive) && self.may_serve(old_node) {
             return Err(Refusal::State);
         }
+        // The same device, or one that has stayed where it was and has no name of its own.
+        let is_same = match drive.identity {
+            0 => old_node == open.node,
+            identity => identity == open.identity,
+        };
+        let is_believed = drive.incarnation.is_none() || is_same || !kept(Rule::S18);
         let replicas: Vec<(GroupId, ReplicaId)> = self.replicas_on(id).collect();
         for (group, replica) in replicas {
-            self.reopened(group, replica, entry);
+            self.reopened(group, replica, is_believed, entry);
         }
         // Nothing of the new incarnation serves an epoch of the old one.
         self.fence(old_node, entry, |unfenced| unfenced.drive == id);
@@ -91,6 +98,7 @@ impl Picture {
             drive.incarnation = Some(incarnation);
             drive.open_count = open.open_count;
             drive.nonce = open.nonce;
+            drive.identity = open.identity;
             drive.closed = false;
         }
         entry.changed(Change::Drive(id));
@@ -104,7 +112,21 @@ impl Picture {
     }
 
     /// What becomes of a replica whose drive was closed in between: what its target had in memory is gone.
-    fn reopened(&mut self, id: GroupId, replica: ReplicaId, entry: &mut Entry<'_>) {
+    /// Of a device that is not believed to be the one before, nothing counts while another replica has what it should have.
+    fn reopened(
+        &mut self,
+        id: GroupId,
+        replica: ReplicaId,
+        is_believed: bool,
+        entry: &mut Entry<'_>,
+    ) {
+        if !is_believed
+            && let Some(group) = self.groups.get_mut(id)
+            && group.has_other_holder(replica)
+            && let Some(own) = group.replicas.iter_mut().find(|own| own.id == replica)
+        {
+            own.blank = true;
+        }
         let Some(group) = self.groups.get(id) else { return };
         let Some(state) = group.replica(replica).map(|replica| replica.state) else { return };
         let is_write_back =
@@ -114,7 +136,7 @@ impl Picture {
             ReplicaState::Syncing(_) => kept(Rule::S7),
             // What it had acknowledged may have been in a volatile cache.
             ReplicaState::InSync | ReplicaState::Reconciling(_) => {
-                is_write_back && group.has_other_holder(replica)
+                (is_write_back || !is_believed) && group.has_other_holder(replica)
             }
         };
         let Some(group) = self.groups.get_mut(id) else { return };

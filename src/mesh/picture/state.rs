@@ -61,6 +61,8 @@ pub struct Drive {
     pub open_count: u64,
     /// Random number of the current opening.
     pub nonce: u64,
+    /// What the device itself says it is; 0 if nothing.
+    pub identity: u64,
     /// Who opened it has let go of it.
     pub closed: bool,
     /// No new replicas.
