@@ -191,6 +191,10 @@ impl<P: Payload> Replica<P> {
             return Verdict::Waits;
         }
         let zero = matches!(self.accepted[slot].io.operation, Operation::Zero { .. });
+        // Zeroes on their way to the region would land on top of what is written now.
+        if self.zeroing.contains(&region) {
+            return Verdict::Waits;
+        }
         if !self.regions.is_durable(region) && (kept(Rule::S17) || !zero) {
             self.warm(port, region);
             return Verdict::Waits;

@@ -141,7 +141,12 @@ impl<P: Payload> Replica<P> {
         let mut next = bits::next(&union, 0);
         while let Some(region) = next {
             if region < self.regions.layout().regions() {
-                if holder { self.warm(port, region) } else { self.regions.want(region) }
+                // Zeroes that are on their way there make the bit durable when they have landed.
+                if holder {
+                    self.warm(port, region);
+                } else if !self.zeroing.contains(&region) {
+                    self.regions.want(region);
+                }
             }
             next = bits::next(&union, region + 1);
         }
