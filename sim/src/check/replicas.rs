@@ -10,7 +10,8 @@ use super::layout::{locate, place};
 use crate::payload::describe;
 use crate::world::drive::Drive;
 
-/// Compares what drives hold, in all regions to which a write was acknowledged: what was never written is zeroes, whatever lies there.
+/// Compares what drives hold, in all regions to which a write was acknowledged: what was never written is zeroes, whatever lies there, and
+/// a block that went bad by itself is repaired only when it is read.
 ///
 /// # Errors
 /// Where they differ.
@@ -57,6 +58,10 @@ fn compare_block(
             |drive: &&Drive| drive.label.uuid == known.uuid && drive.label.nonce == known.nonce;
         let Some(drive) = drives.iter().find(is_it) else { continue };
         let Some(at) = place(picture, group, replica, block) else { continue };
+        if drive.medium.is_latent(at) {
+            // Nobody has read it, or whoever did was told the others' data.
+            continue;
+        }
         let held = match drive.medium.is_readable(at, 1) {
             true => describe(drive.medium.value(at)),
             false => "unreadable".into(),

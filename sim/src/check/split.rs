@@ -2,7 +2,7 @@
 
 use weft::mesh::ids::VolumeId;
 use weft::mesh::message::Run;
-use weft::mesh::picture::{AttachMode, Picture, ReplicaState};
+use weft::mesh::picture::{AttachMode, Drive, Picture, Replica, ReplicaState};
 
 use super::layout::locate;
 use crate::world::World;
@@ -23,22 +23,35 @@ pub fn look<M: Machine, O: Observer<M>>(
     let Some(client) = world.hosts[host].machine.as_ref().map(Machine::picture) else {
         return Ok(());
     };
-    let behind = |other: &&crate::world::host::Host<M>| {
+    let behind = |other: &crate::world::host::Host<M>| {
         other.machine.as_ref().is_some_and(|it| it.picture().applied() < client.applied())
     };
-    for other in world.hosts.iter().filter(behind) {
+    for (at, other) in world.hosts.iter().enumerate().filter(|(_, other)| behind(other)) {
         let Some(machine) = &other.machine else { continue };
         if machine.has_lease(other.clock.read(world.now())) {
-            compare(client, machine.picture(), other.node, volume, run)?;
+            let could_serve = |replica: &Replica| {
+                let known = machine.picture().drive(replica.drive);
+                replica.state == ReplicaState::InSync
+                    && known.is_some_and(|known| is_open(world, at, known))
+            };
+            compare(client, machine.picture(), could_serve, volume, run)?;
         }
     }
     Ok(())
 }
 
+/// Whether the daemon that runs on host `at` has this opening of a drive: one that it was told of by the log alone belongs to an earlier start.
+fn is_open<M: Machine, O: Observer<M>>(world: &World<M, O>, at: usize, known: &Drive) -> bool {
+    let is_it = |drive: &crate::world::drive::Drive| {
+        (drive.host, drive.label.uuid, drive.label.nonce) == (Some(at), known.uuid, known.nonce)
+    };
+    world.drives.iter().any(is_it)
+}
+
 fn compare(
     client: &Picture,
     target: &Picture,
-    node: weft::consensus::NodeId,
+    could_serve: impl Fn(&Replica) -> bool,
     volume: VolumeId,
     run: Run,
 ) -> Result<(), String> {
@@ -52,14 +65,10 @@ fn compare(
         if then.epoch >= now.epoch {
             continue;
         }
-        let could_serve = then.replicas.iter().filter(|replica| {
-            replica.state == ReplicaState::InSync
-                && target.drive(replica.drive).is_some_and(|drive| drive.node == node)
-        });
-        for replica in could_serve {
+        for replica in then.replicas.iter().filter(|replica| could_serve(replica)) {
             if !now.replica(replica.id).is_some_and(|replica| replica.state.is_written()) {
                 return Err(format!(
-                    "a write was acknowledged in {group} {}, while {} of {node} could still serve in {}",
+                    "a write was acknowledged in {group} {}, while {} could still serve in {}",
                     now.epoch, replica.id, then.epoch
                 ));
             }

@@ -268,19 +268,34 @@ impl Script {
         !std::mem::replace(&mut self.is_spent, true) && copies > 1
     }
 
+    /// A daemon dies and starts again: what it opened is opened anew. Gives how long that takes at most.
+    fn reopen(&mut self, host: usize) -> u64 {
+        let (after, power) = (self.random.between(MS, 300 * MS), self.random.below(2) == 0);
+        let back = after + self.random.between(MS, 500 * MS);
+        self.add(after, Act::Crash { host, power });
+        self.add(back, Act::Start { host });
+        back
+    }
+
     fn old_drive(&mut self) {
         if self.once() {
-            let (drive, lasts) = (self.drive(), self.lasts());
+            let drive = self.drive();
             self.add(0, Act::SaveDrive { drive });
-            self.add(lasts, Act::RestoreDrive { drive });
+            let opened = self.reopen(self.plan.drives[drive].host);
+            let lasts = self.lasts();
+            self.add(opened + lasts, Act::RestoreDrive { drive });
         }
     }
 
     fn clone_drive(&mut self) {
         if self.once() {
             let (drive, into) = (self.drive(), self.host());
-            if self.plan.drives[drive].host != into {
-                self.add(0, Act::CloneDrive { drive, into });
+            let from = self.plan.drives[drive].host;
+            if from != into {
+                self.add(0, Act::SaveDrive { drive });
+                let opened = self.reopen(from);
+                let lasts = self.lasts();
+                self.add(opened + lasts, Act::CloneDrive { drive, into });
             }
         }
     }
@@ -304,8 +319,9 @@ impl Script {
 
     fn old_store(&mut self) {
         if self.plan.members > 2 && self.once() {
-            let (host, lasts) = (self.host(), self.lasts());
+            let host = self.host();
             self.add(0, Act::SaveStore { host });
+            let lasts = self.reopen(host) + 1_000 * MS + self.lasts();
             self.add(lasts, Act::RestoreStore { host });
             self.members_after(lasts + 2_000 * MS);
         }

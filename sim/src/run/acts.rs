@@ -3,12 +3,11 @@
 use weft::mesh::picture::Command;
 
 use super::operator::Purpose;
-use super::{Run, Wake, setup};
+use super::{Run, setup};
 use crate::check::layout;
-use crate::plan::{Act, SECOND};
+use crate::plan::Act;
 use crate::world::drive::{Ailment, Drive};
 use crate::world::machine::Machine;
-use crate::world::store::Store;
 
 impl<M: Machine> Run<M> {
     pub(super) fn act(&mut self, act: &Act) {
@@ -28,9 +27,7 @@ impl<M: Machine> Run<M> {
             Act::Rest { host, rest, length } => self.world.rest(*host, *rest, *length),
             Act::ClockRate { host, ppm } => self.world.set_clock_rate(*host, *ppm),
             Act::StoreFails { host } => self.world.hosts[*host].store.failing = true,
-            Act::SaveStore { host } => {
-                self.store_images.insert(*host, self.world.hosts[*host].store.image());
-            }
+            Act::SaveStore { host } => self.save_store(*host),
             Act::RestoreStore { host } => self.restore_store(*host),
             Act::WipeStore { host } => self.wipe_store(*host),
             Act::Attach { client, preempt } => self.attach(*client, *preempt),
@@ -64,27 +61,9 @@ impl<M: Machine> Run<M> {
             }
             Act::MoveDrive { drive, to } => self.world.plug(self.drives[*drive], *to),
             Act::ReplaceDrive { drive } => self.replace_drive(*drive),
-            Act::CloneDrive { drive, into } => {
-                let original = &self.world.drives[self.drives[*drive]];
-                let (speed, image) = (original.speed, original.image());
-                let mut clone =
-                    Drive::new(image.0.uuid, setup::drive_blocks(), speed, self.random.fork());
-                clone.restore(image);
-                let clone = self.world.add_drive(clone, None);
-                self.world.plug(clone, *into);
-            }
-            Act::SaveDrive { drive } => {
-                let image = self.world.drives[self.drives[*drive]].image();
-                self.drive_images.insert(*drive, image);
-            }
-            Act::RestoreDrive { drive } => {
-                let Some(image) = self.drive_images.remove(drive) else { return };
-                let which = self.drives[*drive];
-                let Some(host) = self.world.drives[which].host else { return };
-                self.crash(host, true);
-                self.world.drives[which].restore(image);
-                self.start_soon(host);
-            }
+            Act::CloneDrive { drive, into } => self.clone_drive(*drive, *into),
+            Act::SaveDrive { drive } => self.save_drive(*drive),
+            Act::RestoreDrive { drive } => self.restore_drive(*drive),
             _ => {}
         }
     }
@@ -156,27 +135,6 @@ impl<M: Machine> Run<M> {
             self.world.start(host);
             self.say(Some(host), || "the daemon starts".into());
         }
-    }
-
-    fn start_soon(&mut self, host: usize) {
-        let after = self.random.between(SECOND / 10, SECOND);
-        self.wake_in(after, Wake::Start(host));
-    }
-
-    fn restore_store(&mut self, host: usize) {
-        let Some(image) = self.store_images.remove(&host) else { return };
-        self.crash(host, false);
-        self.world.hosts[host].store.restore(image);
-        self.start_soon(host);
-    }
-
-    /// A store that is gone: its node comes back with an empty one, under another name.
-    pub(super) fn wipe_store(&mut self, host: usize) {
-        self.crash(host, false);
-        let store = setup::uuid(&mut self.random);
-        let node = self.world.hosts[host].node;
-        self.world.hosts[host].store = Store::new(node, store);
-        self.start_soon(host);
     }
 
     fn spoil(&mut self, volume: usize, block: u64, replica: usize) {

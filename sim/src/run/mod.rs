@@ -5,13 +5,13 @@
 
 mod acts;
 mod client;
+mod images;
 mod operator;
 mod recovery;
 mod setup;
 
 use std::collections::BTreeMap;
 
-use weft::consensus::store::MemoryStore;
 use weft::mesh::ids::VolumeId;
 
 use crate::check::block::{Verdict, check};
@@ -21,7 +21,7 @@ use crate::plan::{Plan, SECOND};
 use crate::random::Random;
 use crate::story::Recorder;
 use crate::watch::Watch;
-use crate::world::drive::{Drive, Label, Medium};
+use crate::world::drive::Drive;
 use crate::world::machine::Machine;
 use crate::world::{Upcall, World};
 use client::Client;
@@ -107,8 +107,8 @@ pub struct Run<M> {
     next_tag: u64,
     /// Drives of the plan as they are numbered in the world; replaced ones change.
     drives: Vec<usize>,
-    drive_images: BTreeMap<usize, (Label, Medium)>,
-    store_images: BTreeMap<usize, MemoryStore>,
+    drive_images: BTreeMap<usize, images::DriveImage>,
+    store_images: BTreeMap<usize, images::StoreImage>,
     members: Vec<usize>,
     passing: Vec<VolumeId>,
     /// Blocks of which a copy was spoilt: these may be lost.

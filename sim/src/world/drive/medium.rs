@@ -32,6 +32,8 @@ pub struct Medium {
     chunks: Vec<Option<Box<[u64; CHUNK as usize]>>>,
     bytes: BTreeMap<u64, (Arc<[u8]>, usize)>,
     unreadable: BTreeSet<u64>,
+    /// Those of them that went bad by themselves, and that nobody has to know of yet.
+    latent: BTreeSet<u64>,
     /// For blocks whose last writes were not stable: all states since the last that was, which comes first.
     volatile: BTreeMap<u64, Vec<Version>>,
 }
@@ -45,6 +47,7 @@ impl Medium {
             chunks: vec![None; blocks.div_ceil(CHUNK) as usize],
             bytes: BTreeMap::new(),
             unreadable: BTreeSet::new(),
+            latent: BTreeSet::new(),
             volatile: BTreeMap::new(),
         }
     }
@@ -81,7 +84,9 @@ impl Medium {
     }
 
     fn put(&mut self, block: u64, content: Content) {
-        self.unreadable.remove(&block);
+        if self.unreadable.remove(&block) {
+            self.latent.remove(&block);
+        }
         let value = match content {
             Content::Value(value) => {
                 if !self.bytes.is_empty() {
@@ -143,9 +148,22 @@ impl Medium {
             || self.unreadable.range(block..block + u64::from(blocks)).next().is_none()
     }
 
-    /// Makes a block unreadable until it is written.
+    /// A block goes bad by itself: it is unreadable until it is written.
     pub fn spoil(&mut self, block: u64) {
+        if self.unreadable.insert(block) {
+            self.latent.insert(block);
+        }
+    }
+
+    /// Makes a block unreadable, as it was told, until it is written.
+    pub fn poison(&mut self, block: u64) {
         self.unreadable.insert(block);
+        self.latent.remove(&block);
+    }
+
+    /// Whether a block went bad by itself, and was not written since.
+    pub fn is_latent(&self, block: u64) -> bool {
+        self.latent.contains(&block)
     }
 }
 

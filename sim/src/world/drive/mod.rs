@@ -183,7 +183,7 @@ impl Drive {
                 DiskResult::Done
             }
             DiskOperation::Poison { block, blocks } => {
-                (*block..block + u64::from(*blocks)).for_each(|block| self.medium.spoil(block));
+                (*block..block + u64::from(*blocks)).for_each(|block| self.medium.poison(block));
                 DiskResult::Done
             }
             write => {
