@@ -154,7 +154,10 @@ impl Bench {
             }
             self.turn();
         }
-        (self.applied[leader] - before) as f64 / begin.elapsed().as_secs_f64()
+        let rate = (self.applied[leader] - before) as f64 / begin.elapsed().as_secs_f64();
+        // What is in flight still would count as the next measurement's.
+        self.turn_until(|bench| bench.applied[leader] == proposed);
+        rate
     }
 }
 
