@@ -113,9 +113,6 @@ impl Picture {
             // It has asked twice.
             return Ok(Reply::Incarnation(incarnation));
         }
-        if kept(Rule::StartRevokes) {
-            self.end_attachments_of(id, entry);
-        }
         let incarnation = Incarnation(entry.index.0);
         if let Some(node) = self.nodes.get_mut(id) {
             node.incarnation = Some(incarnation);
@@ -126,6 +123,10 @@ impl Picture {
             node.last_tick = Index(0);
             node.run_start = Index(0);
             node.missed_ms = 0;
+        }
+        // Its drives are not open any more: the rounds that follow find their sources elsewhere if they can.
+        if kept(Rule::StartRevokes) {
+            self.end_attachments_of(id, entry);
         }
         entry.changed(Change::Node(id));
         for drive in self.drives.values().filter(|drive| drive.node == id) {

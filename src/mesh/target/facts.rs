@@ -19,6 +19,8 @@ pub(super) struct Peer {
     pub node: NodeId,
     pub state: ReplicaState,
     pub incarnation: Option<Incarnation>,
+    /// Its drive is open, as far as the log tells.
+    pub open: bool,
     pub routes: Vec<Route>,
 }
 
@@ -108,6 +110,7 @@ impl Facts {
                 node: drive.node,
                 state: replica.state,
                 incarnation: drive.incarnation,
+                open: picture.is_open(drive),
                 routes: routes[..count].to_vec(),
             })
         };

@@ -256,7 +256,10 @@ impl<P: Payload> Replica<P> {
         {
             self.giving_up = BackOff { at: port.now + port.timing.lease() / 2, ..self.giving_up };
             self.stalled = !self.stalled;
-            if self.stalled {
+            if !self.facts.peer(silent).is_some_and(|peer| peer.open) {
+                // It cannot answer, whoever asks. If it is the last holder all there is to do is to wait.
+                self.evict(port, silent, Evidence::Round);
+            } else if self.stalled {
                 let since = self.facts.applied;
                 self.evict(port, silent, Evidence::Unreachable { tried: Vec::new(), since });
             } else {
