@@ -7,7 +7,8 @@
 //! | part | job |
 //! | --- | --- |
 //! | `log` | [`Log`]: dispatch, and the applied prefix |
-//! | `member`, `role` | voting, deciding alone, joining, admission of a store |
+//! | `member`, `role` | voting, deciding alone, joining |
+//! | `admission` | whether a store is what it was, before its member votes |
 //! | `feed`, `source` | entries and snapshots to and from other nodes |
 //! | `proposals`, `waiting` | proposals to the leader |
 //! | `engine`, `image`, `link` | OmniPaxos, its storage, and the FIFO links under it |
@@ -15,6 +16,7 @@
 //! | `state`, `requests`, `history` | what was applied |
 //! | [`store`] | what is durable, and where |
 
+mod admission;
 mod commit;
 mod engine;
 mod entry;
