@@ -60,7 +60,7 @@ impl<M: Machine> Run<M> {
                 self.set_ailment(self.drives[*drive], *ailment);
             }
             Act::MoveDrive { drive, to } => self.world.plug(self.drives[*drive], *to),
-            Act::ReplaceDrive { drive } => self.replace_drive(*drive),
+            Act::ReplaceDrive { drive } if self.is_spare(*drive) => self.replace_drive(*drive),
             Act::CloneDrive { drive, into } => self.clone_drive(*drive, *into),
             Act::SaveDrive { drive } => self.save_drive(*drive),
             Act::RestoreDrive { drive } => self.restore_drive(*drive),

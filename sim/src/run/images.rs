@@ -4,10 +4,13 @@
 //! majority must remember: so no other image comes back, and no store is harmed while another member's memory of it is in doubt.
 
 use weft::consensus::store::MemoryStore;
+use weft::mesh::ids::DriveId;
+use weft::mesh::picture::Picture;
 
 use super::{Run, setup};
 use crate::plan::SECOND;
 use crate::world::drive::{Drive, Label, Medium};
+use crate::world::host::Activity;
 use crate::world::machine::Machine;
 use crate::world::store::Store;
 
@@ -44,10 +47,44 @@ impl<M: Machine> Run<M> {
     pub(super) fn restore_drive(&mut self, drive: usize) {
         let which = self.drives[drive];
         let Some(host) = self.world.drives[which].host else { return };
+        if !self.is_spare(drive) {
+            return;
+        }
         let Some(image) = self.old_image(drive) else { return };
         self.crash(host, true);
         self.world.drives[which].restore(image);
         self.start_soon(host);
+    }
+
+    /// Whether all that a drive holds is on another drive as well, which works.
+    pub(super) fn is_spare(&mut self, drive: usize) -> bool {
+        let uuid = self.world.drives[self.drives[drive]].label.uuid;
+        let is_spare = self.best_picture().is_some_and(|picture| {
+            let Some(known) = picture.drive_by_uuid(uuid) else { return true };
+            picture.groups().all(|group| {
+                let mut replicas = group.replicas.iter();
+                replicas.all(|replica| replica.drive != known.id)
+                    || group.replicas.iter().any(|replica| {
+                        replica.drive != known.id
+                            && replica.state.is_holder()
+                            && self.works(picture, replica.drive)
+                    })
+            })
+        });
+        if !is_spare {
+            self.say(None, || format!("drive {drive} may hold the last copy: it is spared"));
+        }
+        is_spare
+    }
+
+    /// Whether a drive is in a host that runs, opened as the log has it, and well.
+    fn works(&self, picture: &Picture, drive: DriveId) -> bool {
+        let Some(known) = picture.drive(drive) else { return false };
+        self.world.drives.iter().any(|drive| {
+            (drive.label.uuid, drive.label.nonce) == (known.uuid, known.nonce)
+                && drive.ailment.works()
+                && drive.host.is_some_and(|host| self.world.hosts[host].activity == Activity::Up)
+        })
     }
 
     /// A drive that holds what another held appears in a host.
