@@ -235,6 +235,15 @@ impl Joining {
         holders: &[ReplicaId],
         own: &[u64],
     ) -> Option<Step> {
+        // Who is no holder any more is not waited for: what it alone had was never acknowledged.
+        if let Phase::Asking { missing, .. } = &mut self.phase {
+            missing.retain(|missing| holders.contains(missing));
+        }
+        if let Some(Current { stage: CopyStage::Asking { from, asked }, .. }) = &mut self.current
+            && !holders.contains(from)
+        {
+            (*from, *asked) = (self.round.source, None);
+        }
         match &mut self.phase {
             Phase::Draining if drained => {
                 if kept(Rule::JoinersOwnMap) {
