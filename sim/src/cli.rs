@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::plan::draw::Theme;
+
 /// The mesh in one process, in virtual time, from one seed.
 #[derive(Parser)]
 #[command(name = "weft-sim", version, about)]
@@ -41,10 +43,10 @@ pub enum Command {
         #[arg(long)]
         rule: Option<String>,
         /// Seeds to try for each rule at most.
-        #[arg(long, default_value_t = 4000)]
+        #[arg(long, default_value_t = 1000)]
         seeds: u64,
         /// The first seed.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 1)]
         from: u64,
         /// Threads; as many as there are cores if not given.
         #[arg(long)]
@@ -119,6 +121,9 @@ pub struct Shape {
     /// Seconds for which each mesh is busy.
     #[arg(long)]
     pub seconds: Option<u64>,
+    /// The mix of faults; drawn from the seed if not given.
+    #[arg(long, value_enum)]
+    pub theme: Option<Theme>,
 }
 
 /// How a run is shown.

@@ -38,7 +38,11 @@ impl Authority {
         if self.digests.len() <= at {
             self.digests.resize(at + 1, None);
         }
-        match *self.digests[at].get_or_insert(digest) {
+        if self.digests[at].is_none() {
+            self.digests[at] = Some(digest);
+            return sound(picture);
+        }
+        match self.digests[at].unwrap_or(digest) {
             known if known == digest => Ok(()),
             known => Err(format!(
                 "n{}'s picture at {applied} is {digest:016x}, another's was {known:016x}",
@@ -46,4 +50,24 @@ impl Authority {
             )),
         }
     }
+}
+
+/// What is true of every picture: each group has a replica that holds all that was acknowledged, and no attachment is older than the start of its
+/// node's daemon.
+fn sound(picture: &Picture) -> Result<(), String> {
+    for group in picture.groups() {
+        if !group.replicas.iter().any(|replica| replica.state.is_holder()) {
+            return Err(format!("{} has no holder in {}", group.id, group.epoch));
+        }
+    }
+    for volume in picture.volumes() {
+        for attachment in &volume.attachments {
+            let start = picture.node(attachment.node).and_then(|node| node.incarnation);
+            if start.is_some_and(|start| start.0 > attachment.generation.index().0) {
+                let (node, volume) = (attachment.node, volume.id);
+                return Err(format!("{node} has started, and is still attached to {volume}"));
+            }
+        }
+    }
+    Ok(())
 }

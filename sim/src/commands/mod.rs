@@ -41,7 +41,8 @@ pub fn execute(command: Command) -> ExitCode {
 
 /// What a shape leaves to the seed.
 fn limits(shape: Shape) -> Limits {
-    Limits { hosts: shape.nodes.map(|nodes| nodes as usize), seconds: shape.seconds }
+    let hosts = shape.nodes.map(|nodes| nodes as usize);
+    Limits { hosts, seconds: shape.seconds, theme: shape.theme }
 }
 
 /// The command that runs a seed again.
@@ -52,6 +53,9 @@ fn replay_command(seed: u64, shape: Shape) -> String {
     }
     if let Some(seconds) = shape.seconds {
         text += &format!(" --seconds {seconds}");
+    }
+    if let Some(theme) = shape.theme {
+        text += &format!(" --theme {theme:?}").to_lowercase();
     }
     text + " --story"
 }

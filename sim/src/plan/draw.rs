@@ -1,23 +1,26 @@
 //! Plans drawn from a seed: a mesh of some shape, users of some kind, and one of several mixes of faults.
 
+use clap::ValueEnum;
 use weft::mesh::picture::{AttachMode, Layout, Timing};
 
-use super::{ClientPlan, DrivePlan, Expectations, MS, Mix, Plan, SECOND, faults, volume};
+use super::{ClientPlan, DrivePlan, Expectations, MS, Mix, Plan, SECOND, faults, narrow, volume};
 use crate::random::Random;
 use crate::world::drive::Speed;
 use crate::world::network::Quality;
 
 /// What limits the plans that are drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Hosts of each mesh; drawn from the seed if not given.
     pub hosts: Option<usize>,
     /// Length of the busy part, in seconds; drawn if not given.
     pub seconds: Option<u64>,
+    /// The mix of faults; drawn if not given.
+    pub theme: Option<Theme>,
 }
 
 /// Mixes of faults: each seed is of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Theme {
     /// Nothing goes wrong.
     Quiet,
@@ -35,6 +38,8 @@ pub enum Theme {
     Change,
     /// All of it.
     Everything,
+    /// Few blocks, many clients, and faults in quick succession: what needs several things at one moment.
+    Narrow,
 }
 
 impl Theme {
@@ -59,6 +64,11 @@ impl Theme {
 pub fn plan(seed: u64, limits: Limits) -> Plan {
     let mut random = Random::new(seed ^ 0x5745_4654_5349_4d00);
     let theme = random.pick(&Theme::DRAWN);
+    let is_narrow = Random::new(seed ^ 0x4e41_5252_4f57).below(8) == 0;
+    let theme = limits.theme.unwrap_or(if is_narrow { Theme::Narrow } else { theme });
+    if theme == Theme::Narrow {
+        return narrow::plan(seed, limits, random);
+    }
     let drawn = random.pick(&[2, 3, 3, 3, 4, 5, 5]);
     let hosts = limits.hosts.unwrap_or(drawn);
     let members = random.pick(&[1, 3, 3, 3, 5]).min(if hosts % 2 == 0 { hosts - 1 } else { hosts });
@@ -116,7 +126,7 @@ fn draw_timing(random: &mut Random) -> Timing {
 }
 
 /// Clocks that are as wrong as they may be, mostly: errors show at the limits.
-fn draw_clocks(random: &mut Random, hosts: usize, drift: i32) -> Vec<i32> {
+pub(super) fn draw_clocks(random: &mut Random, hosts: usize, drift: i32) -> Vec<i32> {
     let rate = |random: &mut Random| match random.below(4) {
         0 => drift,
         1 => -drift,
@@ -162,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_plan_again_and_others_give_others() {
-        let limits = Limits { hosts: None, seconds: None };
+        let limits = Limits::default();
         let all: Vec<Plan> = (0..200).map(|seed| plan(seed, limits)).collect();
         for (seed, drawn) in (0..).zip(&all) {
             assert_eq!(*drawn, plan(seed, limits));

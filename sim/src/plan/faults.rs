@@ -54,6 +54,22 @@ const CHANGE: &[Fault] = &[
     Script::replace_drive,
 ];
 
+const NARROW: &[Fault] = &[
+    Script::cut_one_way,
+    Script::cut_pair,
+    Script::isolate,
+    Script::split,
+    Script::crash,
+    Script::crash_again,
+    Script::preempt,
+    Script::preempt,
+    Script::preempt,
+    Script::slow,
+    Script::rest,
+    Script::spoil,
+    Script::spoil,
+];
+
 /// Adds the faults of a theme.
 pub fn draw(plan: Plan, theme: Theme, mut random: Random) -> Plan {
     let kinds: Vec<&[Fault]> = match theme {
@@ -64,11 +80,15 @@ pub fn draw(plan: Plan, theme: Theme, mut random: Random) -> Plan {
         Theme::Drives => vec![DRIVES],
         Theme::Images => vec![IMAGES, CRASH],
         Theme::Change => vec![CHANGE],
+        Theme::Narrow => vec![NARROW],
         Theme::Everything => vec![NETWORK, CRASH, TIME, DRIVES, IMAGES, CHANGE, NETWORK, CRASH],
     };
     let length = plan.length;
     // From calm to stormy: a fault every 3 s, or five a second.
-    let mean = random.pick(&[200, 500, 1000, 1000, 3000]) * MS;
+    let mean = match theme {
+        Theme::Narrow => random.pick(&[60, 120, 250]) * MS,
+        _ => random.pick(&[200, 500, 1000, 1000, 3000]) * MS,
+    };
     let mut script = Script { plan, random, at: 0, is_spent: false };
     loop {
         script.at += script.random.around(mean);
@@ -380,6 +400,18 @@ impl Script {
         let usual = self.plan.timing;
         let lease_ms = self.random.pick(&[300, 1000, 2000]);
         self.add(0, Act::SetTiming { timing: Timing { lease_ms, ..usual } });
+    }
+
+    fn preempt(&mut self) {
+        let client = self.random.below(self.plan.clients.len() as u64) as usize;
+        self.add(0, Act::Attach { client, preempt: true });
+    }
+
+    fn slow(&mut self) {
+        let (drive, lasts) = (self.drive(), self.lasts());
+        let slow = self.random.pick(&[20, 200, 2000]);
+        self.add(0, Act::Ailing { drive, ailment: Ailment { slow, ..Ailment::default() } });
+        self.add(lasts, Act::Ailing { drive, ailment: Ailment::default() });
     }
 
     fn attach_elsewhere(&mut self) {

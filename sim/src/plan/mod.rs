@@ -3,6 +3,7 @@
 mod act;
 pub mod draw;
 mod faults;
+mod narrow;
 
 use weft::mesh::picture::{AttachMode, Layout, Spread, Timing, VolumeSpec};
 
