@@ -44,7 +44,14 @@ impl Mesh {
                 self.apply(&Command::AddToken { digest: [7; 32], uses: NODES });
             }
             let addresses = vec![format!("10.0.{}.{}", node / 256, node % 256)];
-            self.apply(&Command::StartNode { node: id, uuid, origin: 1, addresses, domains, store: None });
+            self.apply(&Command::StartNode {
+                node: id,
+                uuid,
+                origin: 1,
+                addresses,
+                domains,
+                store: None,
+            });
         }
         for node in 1..=NODES {
             let reach = (1..=NODES).filter(|&peer| peer != node).map(NodeId).collect();

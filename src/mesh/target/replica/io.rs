@@ -11,7 +11,7 @@ use crate::mesh::payload::Payload;
 use crate::mesh::picture::{AttachMode, ReplicaState};
 use crate::mesh::target::effect::Port;
 use crate::mesh::target::pending::{Purpose, Verdict};
-use crate::mesh::target::session::Unconfirmed;
+use crate::mesh::target::session::{Accepted, Unconfirmed};
 
 impl<P: Payload> Replica<P> {
     /// The region that a run lies in; `None` when it is empty, in several, or outside.
@@ -108,7 +108,15 @@ impl<P: Payload> Replica<P> {
                 && entry.run.overlaps(run)
                 && (entry.done || !is_declared)
         };
-        !all_here || self.unconfirmed.iter().any(taken)
+        // A read that the drive is at would give away what is written now, before anybody knows whether it stays.
+        let is_read = |accepted: &Accepted<P>| {
+            accepted.on_drive
+                && !accepted.orphan
+                && matches!(accepted.io.operation, Operation::Read(read) if read.overlaps(run))
+        };
+        !all_here
+            || self.unconfirmed.iter().any(taken)
+            || number.is_some() && self.accepted.iter().any(|(_, accepted)| is_read(accepted))
     }
 
     pub(super) fn try_read(
