@@ -395,11 +395,11 @@ fn a_target_that_restarted_gets_a_session_of_its_new_incarnation() {
     rig.manners.clear();
     rig.picture_changed(&[Change::Drive(DriveId(2))]);
     assert_eq!(rig.completion(2), Some(&Completion::Done));
-    let opens = rig.sent.iter().filter_map(|(.., message)| match message {
+    let mut opens = rig.sent.iter().filter_map(|(.., message)| match message {
         ToTarget::Open(open) if open.key.replica == ReplicaId(12) => Some(open.incarnation),
         _ => None,
     });
-    assert_eq!(opens.last(), Some(Incarnation(99)));
+    assert_eq!(opens.next_back(), Some(Incarnation(99)));
 }
 
 #[test]

@@ -148,6 +148,8 @@ impl World {
             incarnation: Some(Incarnation(u64::from(copy) + 10)),
             open_count: 1,
             nonce: 1,
+            identity: 0,
+            closed: false,
             draining: false,
             free: Vec::new(),
         };

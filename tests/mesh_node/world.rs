@@ -223,17 +223,6 @@ impl World {
             }
         }
     }
-
-    /// Time passes.
-    pub fn run_for(&mut self, length: Duration) {
-        let end = self.now + length;
-        self.run_until(length * 2, "nothing", |world| world.now >= end);
-    }
-
-    /// What the drive of a node holds, by block.
-    pub fn blocks(&self, node: u32) -> &BTreeMap<u64, u64> {
-        &self.drives[&drive_of(NodeId(node))].blocks
-    }
 }
 
 fn timer_of(world: &World, node: NodeId) -> Time {

@@ -76,7 +76,8 @@ impl<P: Payload> Replica<P> {
     }
 
     pub(super) fn join(&mut self, port: &mut Port<'_, P>) {
-        if self.loading.is_some() || self.broken.is_some() {
+        // Mostly there is no round: nothing is made ready for one.
+        if self.joining.is_none() || self.loading.is_some() || self.broken.is_some() {
             return;
         }
         let holders = self.holders();
