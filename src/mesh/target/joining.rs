@@ -76,6 +76,8 @@ pub(super) enum Copied {
     Write,
     /// Write zeroes there.
     Zero,
+    /// What is here is what all take: call [`Joining::written`].
+    Keep,
     /// Nobody can read it: make it unreadable here as well.
     Poison,
 }
@@ -340,7 +342,7 @@ impl Joining {
         }
     }
 
-    /// A holder has answered for a run. `holders` as in [`Joining::step`].
+    /// A holder has answered for a run. `holders` as in [`Joining::step`]; `own` is this replica, if it is one.
     pub fn copy_answer(
         &mut self,
         now: Time,
@@ -348,6 +350,7 @@ impl Joining {
         run: Run,
         result: CopyResult,
         holders: &[ReplicaId],
+        own: Option<ReplicaId>,
     ) -> Copied {
         let Some(current) = &mut self.current else { return Copied::Ignore };
         if current.run != run
@@ -363,17 +366,23 @@ impl Joining {
                 if result == CopyResult::Data { Copied::Write } else { Copied::Zero }
             }
             CopyResult::Unreadable => {
-                current.unreadable.push(from);
-                let untried = |holder: &&ReplicaId| !current.unreadable.contains(holder);
-                if let Some(next) = holders.iter().find(untried) {
-                    current.stage = CopyStage::Asking { from: *next, asked: None };
-                    return Copied::Ignore;
-                }
                 if current.run.blocks > 1 {
                     // Some of the blocks can be read: find out which, one by one.
                     current.run.blocks = 1;
-                    current.unreadable.clear();
                     current.stage = CopyStage::Asking { from: self.round.source, asked: None };
+                    return Copied::Ignore;
+                }
+                current.unreadable.push(from);
+                // All take the block from the same one then, or they would differ in what was never acknowledged: from the first in the order of
+                // their numbers. That may be this replica.
+                let others = holders.iter().copied().chain(own);
+                let next = others.filter(|holder| !current.unreadable.contains(holder)).min();
+                if next.is_some() && next == own {
+                    current.stage = CopyStage::Writing;
+                    return Copied::Keep;
+                }
+                if let Some(next) = next {
+                    current.stage = CopyStage::Asking { from: next, asked: None };
                     return Copied::Ignore;
                 }
                 current.stage = CopyStage::Writing;

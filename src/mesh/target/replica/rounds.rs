@@ -190,13 +190,18 @@ impl<P: Payload> Replica<P> {
         let result =
             if result == CopyResult::Data && !complete { CopyResult::NotNow } else { result };
         let now = port.now;
+        let own = self.facts.state.is_holder().then_some(self.facts.replica);
         let Some(joining) = self.joining_of(&key) else { return };
-        let copied = joining.copy_answer(now, key.holder, run, result, &holders);
+        let copied = joining.copy_answer(now, key.holder, run, result, &holders, own);
         let round = joining.round;
         let Some(block) = self.facts.place.data(run.first) else { return };
         let blocks = run.blocks;
         let operation = match (copied, payload) {
             (Copied::Ignore, _) => return self.proceed(port),
+            (Copied::Keep, _) => {
+                self.copy_ended(port, round, true);
+                return self.proceed(port);
+            }
             (Copied::Write, Some(payload)) => DiskOperation::Write { block, payload, stable: true },
             (Copied::Write, None) => return,
             (Copied::Zero, _) => DiskOperation::Zero { block, blocks, unmap: true, stable: true },
