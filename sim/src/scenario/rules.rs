@@ -78,26 +78,25 @@ fn late_duplicates(script: Script) -> Script {
 
 fn joiner_restarts(mut script: Script) -> Script {
     script = script.mirror(&[1, 2]).client_with(3, Exclusive, 300, Mix::WRITES);
-    for turn in 0..8 {
-        // Either may be the one that serves: in turn, and with another moment of the round each time.
-        let (begin, offset) = (500 + turn * 2500, turn / 2 * 60);
-        let (joiner, source) = if turn % 2 == 0 { (2, 0) } else { (1, 1) };
-        script = script
-            .at(begin)
-            .kill(joiner)
-            .at(begin + 500)
-            .ail(source, Ailment { slow: 100, ..WELL })
-            .start(joiner)
-            .at(begin + 650 + offset)
-            .ail(source, HUNG)
-            .at(begin + 750 + offset)
-            .kill(joiner)
-            .at(begin + 760 + offset)
-            .start(joiner)
-            .at(begin + 1000 + offset)
-            .ail(source, WELL);
-    }
-    script.until(21_000)
+    // Either may be the one that joins, and its round at another moment with each seed.
+    let seed = script.seed();
+    let (joiner, source) = if seed.is_multiple_of(2) { (2, 0) } else { (1, 1) };
+    let again = 1300 + seed / 2 % 12 * 30;
+    script
+        .at(500)
+        .kill(joiner)
+        .at(1200)
+        .ail(source, Ailment { slow: 60, ..WELL })
+        .start(joiner)
+        .at(again)
+        .ail(source, HUNG)
+        .at(again + 60)
+        .kill(joiner)
+        .at(again + 70)
+        .start(joiner)
+        .at(again + 400)
+        .ail(source, WELL)
+        .until(again + 450)
 }
 
 fn read_repair(mut script: Script) -> Script {
@@ -125,52 +124,58 @@ fn read_repair(mut script: Script) -> Script {
     script.until(5000)
 }
 
-fn late_finish(mut script: Script) -> Script {
-    let distant = Quality { latency: 10 * MS, jitter: 10 * MS, ..Quality::GOOD };
-    script = script
+fn late_finish(script: Script) -> Script {
+    let distant = Quality { latency: 12 * MS, jitter: 12 * MS, ..Quality::GOOD };
+    let seed = script.seed();
+    let first = 1500 + seed % 7 * 5;
+    script
         .mirror(&[1, 2])
         .client_with(1, Exclusive, 300, MIXED)
         .client_with(2, Exclusive, 300, MIXED)
-        .network(distant);
-    for turn in 0..60 {
-        script = script
-            .at(500 + turn * 110 + turn * turn % 37)
-            .act(Act::Attach { client: turn as usize % 2, preempt: true });
-    }
-    script.until(8000)
+        .network(distant)
+        .at(first)
+        .act(Act::Attach { client: 1, preempt: true })
+        .at(first + 100 + seed * 11 % 200)
+        .act(Act::Attach { client: 0, preempt: true })
+        .until(2200)
 }
 
-fn old_drive(script: Script) -> Script {
-    script
+fn old_drive(mut script: Script) -> Script {
+    script = script
         .mirror(&[1, 2])
-        .client_with(3, Exclusive, 200, Mix::WRITES)
-        .at(1000)
+        .puppet(3, Exclusive)
+        .at(500)
         .act(Act::SaveDrive { drive: 0 })
         .kill(1)
-        .at(1100)
+        .at(600)
         .start(1)
-        .at(6000)
-        .act(Act::RestoreDrive { drive: 0 })
-        .until(9000)
+        .at(2000);
+    for first in (0..60).step_by(6) {
+        script = script.ask(0, Wish::Write { first, blocks: 6 });
+    }
+    script = script.at(6000).act(Act::RestoreDrive { drive: 0 }).at(8000);
+    for first in (0..60).step_by(6) {
+        script = script.ask(0, Wish::Read { first, blocks: 6 });
+    }
+    script.until(9000)
 }
 
-fn slow_source(mut script: Script) -> Script {
-    script = script
+fn slow_source(script: Script) -> Script {
+    let seed = script.seed();
+    let slow = seed as usize % 2;
+    let begin = 800 + seed / 2 % 10 * 17;
+    script
         .timing(Timing { drive_timeout_ms: 3_000, ..Timing::default() })
         .mirror(&[1, 2])
         .client_with(3, Exclusive, 200, Mix::WRITES)
-        .client_with(1, Exclusive, 200, Mix::WRITES);
-    for turn in 0..10 {
-        let (slow, client) = (turn as usize % 2, turn as usize / 2 % 2);
-        script = script
-            .at(500 + turn * 800)
-            .ail(slow, Ailment { slow: 3000, ..WELL })
-            .at(700 + turn * 800)
-            .act(Act::Attach { client, preempt: true })
-            .at(1000 + turn * 800)
-            .ail(slow, WELL);
-    }
-    script.until(9000)
+        .client_with(1, Exclusive, 0, Mix::WRITES)
+        .at(begin)
+        .ail(slow, Ailment { slow: 4000, ..WELL })
+        .at(begin + 100)
+        .act(Act::Attach { client: 1, preempt: true })
+        .at(begin + 700)
+        .ail(slow, WELL)
+        .until(begin + 800)
 }
 
 fn cut_off_with_its_client(mut script: Script) -> Script {
