@@ -33,6 +33,9 @@ pub enum Command {
         /// Leave out these acts, by their numbers in the plan.
         #[arg(long, value_delimiter = ',')]
         without: Vec<usize>,
+        /// Leave out all other acts.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<usize>,
         /// Look for acts that can be left out, and print what remains.
         #[arg(long)]
         shrink: bool,

@@ -19,8 +19,14 @@ use crate::tally::Tally;
 pub fn execute(command: Command) -> ExitCode {
     let done = match command {
         Command::Run(many) => Ok(run(&many)),
-        Command::Replay { seed, shape, show, rule, without, shrink } => rule_of(rule.as_deref())
-            .and_then(|rule| replay::seed(seed, shape, &show, rule, &without, shrink)),
+        Command::Replay { seed, shape, show, rule, without, only, shrink } => {
+            let is_left = |act: &usize| match only.is_empty() {
+                true => !without.contains(act),
+                false => only.contains(act),
+            };
+            rule_of(rule.as_deref())
+                .and_then(|rule| replay::seed(seed, shape, &show, rule, is_left, shrink))
+        }
         Command::Mutations { rule, seeds, from, jobs } => rule_of(rule.as_deref())
             .map(|rule| mutations::execute(rule, seeds, from, threads(jobs))),
         Command::Model { quick, traces } => return model::run(quick, traces),

@@ -42,6 +42,8 @@ pub fn execute(rule: Option<Rule>, seeds: u64, from: u64, threads: usize) -> boo
     missed == 0
 }
 
+/// Seeds with which a rule's own scenario is played.
+const SEEDS_OF_SCENARIO: u64 = 40;
 /// Seeds that are tried for a violation of safety after the mesh has come to a stand without the rule.
 const SEEDS_AFTER_STALL: u64 = 100;
 
@@ -50,8 +52,13 @@ const SEEDS_AFTER_STALL: u64 = 100;
 fn hunt(rule: Rule, seeds: u64, from: u64, threads: usize) -> Option<Catch> {
     // The rule's own scenario first, then whatever the seeds bring.
     let own = scenario::all().into_iter().filter(move |scenario| scenario.rule == Some(rule));
-    let own = own.map(move |scenario| Job { seed: 1, plan: scenario.plan(1), broken: Some(rule) });
-    let jobs: Vec<Job> = own.collect();
+    let job = |scenario: &scenario::Scenario, seed| Job {
+        seed,
+        plan: scenario.plan(seed),
+        broken: Some(rule),
+    };
+    let jobs: Vec<Job> =
+        own.flat_map(|it| (1..=SEEDS_OF_SCENARIO).map(move |seed| job(&it, seed))).collect();
     let drawn = (from..from.saturating_add(seeds)).map(move |seed| Job {
         seed,
         plan: plan(seed, limits(seed)),
@@ -73,7 +80,7 @@ fn hunt(rule: Rule, seeds: u64, from: u64, threads: usize) -> Option<Catch> {
             return false_said.is_none() && !is_enough(&stalled);
         }
         let by = match scenario::all().iter().any(|scenario| scenario.name == done.name) {
-            true => format!("`scenario {}`", done.name),
+            true => format!("`scenario {} --seed {}`", done.name, done.seed),
             false if limits(done.seed).theme.is_some() => {
                 format!("`replay {} --theme narrow`", done.seed)
             }

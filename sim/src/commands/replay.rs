@@ -22,16 +22,19 @@ pub fn seed(
     shape: Shape,
     show: &Show,
     rule: Option<Rule>,
-    without: &[usize],
+    is_left: impl Fn(&usize) -> bool,
     shrink: bool,
 ) -> Result<bool, String> {
     let mut plan = draw::plan(seed, limits(shape));
     let acts = std::mem::take(&mut plan.acts).into_iter().enumerate();
-    plan.acts = acts.filter(|(at, _)| !without.contains(at)).map(|(_, act)| act).collect();
+    let acts: Vec<_> = acts.filter(|(at, _)| is_left(at)).collect();
+    let numbers: Vec<usize> = acts.iter().map(|(at, _)| *at).collect();
+    plan.acts = acts.into_iter().map(|(_, act)| act).collect();
     if shrink {
         let left_out = shrunk(&plan, rule);
-        let numbers: Vec<String> = left_out.iter().map(usize::to_string).collect();
-        println!("{} --without {}", replay_command(seed, shape), numbers.join(","));
+        let kept = (0..numbers.len()).filter(|at| !left_out.contains(at));
+        let kept: Vec<String> = kept.map(|at| numbers[at].to_string()).collect();
+        println!("{} --only {}", replay_command(seed, shape), kept.join(","));
         let acts = std::mem::take(&mut plan.acts).into_iter().enumerate();
         plan.acts = acts.filter(|(at, _)| !left_out.contains(at)).map(|(_, act)| act).collect();
     }

@@ -17,6 +17,8 @@ use crate::world::machine::Machine;
 pub const GOES_ON: u64 = 3 * SECOND / 2;
 /// How long the operator gives a drive to come back before it is replaced.
 const PATIENCE: u64 = 3 * SECOND;
+/// How long writes whose clients are gone may be under way in a mesh that is whole.
+const SETTLES: u64 = 2 * SECOND;
 /// Most blocks that are read at once in the end.
 const READ_BLOCKS: u32 = 8;
 
@@ -58,9 +60,9 @@ impl<M: Machine> Run<M> {
             None => self.what_is_missing(),
         };
         let Some(missing) = missing else {
-            self.begin_reading();
-            return 20 * MS;
+            return self.look_at_replicas();
         };
+        self.whole_since = None;
         if passed > self.plan.recovery {
             let seconds = self.plan.recovery / SECOND;
             self.blame(format!(
@@ -71,6 +73,25 @@ impl<M: Machine> Run<M> {
             self.replace_what_is_lost();
         }
         500 * MS
+    }
+
+    /// The mesh is whole: in a moment all replicas hold the same. This is looked at before the last clients attach, which takes the volumes from
+    /// others, and so makes replicas equal that are not. Gives when to look again.
+    fn look_at_replicas(&mut self) -> u64 {
+        let now = self.world.now();
+        let since = *self.whole_since.get_or_insert(now);
+        match self.compare_replicas() {
+            Ok(()) => self.begin_reading(),
+            Err(why) if now > since + SETTLES => self.blame(why),
+            Err(_) => {}
+        }
+        20 * MS
+    }
+
+    fn compare_replicas(&self) -> Result<(), String> {
+        let ids: Vec<_> = self.volumes.iter().map(|volume| volume.id).collect();
+        let Some(picture) = self.best_picture() else { return Ok(()) };
+        replicas::compare(picture, &self.world.drives, &ids, &self.history)
     }
 
     /// What keeps the mesh from being whole.
@@ -202,10 +223,7 @@ impl<M: Machine> Run<M> {
     /// The last look: all replicas hold the same.
     fn finish(&mut self) {
         self.phase = Phase::Over;
-        let ids: Vec<_> = self.volumes.iter().map(|volume| volume.id).collect();
-        let compare =
-            |picture: &Picture| replicas::compare(picture, &self.world.drives, &ids, &self.history);
-        if let Some(Err(why)) = self.best_picture().map(compare) {
+        if let Err(why) = self.compare_replicas() {
             self.blame(why);
         }
     }

@@ -1,6 +1,7 @@
 //! Runs written by hand: each shows one thing.
 
 mod failovers;
+mod rules;
 mod script;
 mod shapes;
 
@@ -33,5 +34,6 @@ impl Scenario {
 pub fn all() -> Vec<Scenario> {
     let mut all = shapes::all();
     all.extend(failovers::all());
+    all.extend(rules::all());
     all
 }

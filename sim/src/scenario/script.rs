@@ -39,6 +39,11 @@ impl Script {
         Script { plan, now: 0 }
     }
 
+    /// The seed: for moments that are another with each.
+    pub fn seed(&self) -> u64 {
+        self.plan.seed
+    }
+
     /// So many nodes, of which the first `members` are members.
     pub fn nodes(mut self, nodes: usize, members: usize) -> Script {
         (self.plan.hosts, self.plan.members) = (nodes, members);
