@@ -42,7 +42,7 @@ pub enum DiskResult<P> {
 
 /// Says which operation has ended: given out by who asked, never used twice by the same daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
+pub struct Ticket(pub u64);
 
 const SLOT_BITS: u32 = 20;
 

@@ -20,7 +20,8 @@ pub fn plan(seed: u64, limits: Limits, mut random: Random) -> Plan {
         revoke_ms: 1_000,
         ..Timing::default()
     };
-    let latency = random.pick(&[50_000, 500_000, 3 * MS, 10 * MS]);
+    // A round trip must fit a heartbeat of the log (50 ms) with room to spare, jitter included.
+    let latency = random.pick(&[50_000, 500_000, MS, 2 * MS]);
     let jitter = latency / random.pick(&[1, 2, 10]);
     let mut plan = Plan {
         name: "narrow".into(),
