@@ -57,7 +57,7 @@ thread_local! {
 
 /// What a thread says; the number is the thread's.
 enum Message {
-    Done(Done),
+    Done(Box<Done>),
     Panicked(usize, String),
     /// It has nothing left to do.
     Idle(usize),
@@ -93,7 +93,7 @@ pub fn run_all(
                 workers.present[worker] = None;
                 continue;
             }
-            Ok(Message::Done(done)) => Some(done),
+            Ok(Message::Done(done)) => Some(*done),
             Ok(Message::Panicked(worker, why)) => workers.lose(worker, why),
             Err(RecvTimeoutError::Timeout) => workers.find_hung(),
             Err(RecvTimeoutError::Disconnected) => return,
@@ -125,7 +125,8 @@ impl Workers {
                 PANICS_TO.set(Some((sender.clone(), worker)));
                 let outcome = run(plan, broken, None);
                 PANICS_TO.set(None);
-                if sender.send(Message::Done(Done { seed, name, outcome })).is_err() {
+                let done = Box::new(Done { seed, name, outcome });
+                if sender.send(Message::Done(done)).is_err() {
                     return;
                 }
             }

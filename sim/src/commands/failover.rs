@@ -29,10 +29,10 @@ fn measure(kind: Kind, timing: Timing, mode: AttachMode, seeds: u64, threads: us
     let mut well = true;
     run_all((0..seeds).map(job), threads, |done| {
         let _ = stalls.record(done.outcome.longest / 1000);
-        if let Some(why) = done.outcome.wrong {
-            if std::mem::replace(&mut well, false) {
-                println!("seed {} of {}: {why}", done.seed, done.name);
-            }
+        if let Some(why) = done.outcome.wrong
+            && std::mem::replace(&mut well, false)
+        {
+            println!("seed {} of {}: {why}", done.seed, done.name);
         }
         true
     });

@@ -71,7 +71,8 @@ pub fn plan(seed: u64, limits: Limits) -> Plan {
     }
     let drawn = random.pick(&[2, 3, 3, 3, 4, 5, 5]);
     let hosts = limits.hosts.unwrap_or(drawn);
-    let members = random.pick(&[1, 3, 3, 3, 5]).min(if hosts % 2 == 0 { hosts - 1 } else { hosts });
+    let members =
+        random.pick(&[1, 3, 3, 3, 5]).min(if hosts.is_multiple_of(2) { hosts - 1 } else { hosts });
     let drawn = random.between(4, 16);
     let seconds = limits.seconds.unwrap_or(drawn);
     let mut plan = Plan {

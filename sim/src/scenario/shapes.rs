@@ -95,6 +95,7 @@ pub fn all() -> Vec<Scenario> {
                     .cut(1, 2)
                     .until(6000)
                     .keeps_replicas()
+                    .stalls_below(400)
             },
         },
         Scenario {

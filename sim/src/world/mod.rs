@@ -135,11 +135,6 @@ impl<M: Machine, O: Observer<M>> World<M, O> {
         self.queue.push(time.max(self.now), Happening::Wake(what));
     }
 
-    /// When something happens next.
-    pub fn next_time(&self) -> Option<u64> {
-        self.queue.next_time()
-    }
-
     /// Lets the next thing happen. False when nothing ever will again.
     pub fn step(&mut self) -> bool {
         let Some((time, happening)) = self.queue.pop() else { return false };

@@ -41,11 +41,6 @@ impl<E> Queue<E> {
         self.heap.push(Reverse(key));
     }
 
-    /// The time of the next event.
-    pub fn next_time(&self) -> Option<u64> {
-        self.heap.peek().map(|Reverse(key)| (key >> 64) as u64)
-    }
-
     /// Takes the next event out.
     pub fn pop(&mut self) -> Option<(u64, E)> {
         let Reverse(key) = self.heap.pop()?;
@@ -66,7 +61,6 @@ mod tests {
         for (time, name) in [(5, 'c'), (1, 'a'), (5, 'd'), (2, 'b'), (u64::MAX, 'e')] {
             queue.push(time, name);
         }
-        assert_eq!(queue.next_time(), Some(1));
         let order: String = std::iter::from_fn(|| queue.pop()).map(|(_, name)| name).collect();
         assert_eq!(order, "abcde");
     }
