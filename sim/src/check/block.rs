@@ -1,8 +1,8 @@
 //! Whether what was done to one block can be put in one order: as if each request had happened at one moment between asking and answer.
 //!
 //! Where every value is written once, a value with its reads is a zone, and two conditions on zones decide (Gibbons and Korach, "Testing
-//! shared memories", 1997): [`zones`](super::zones). Zeroes are written often; blocks that were zeroed are decided by
-//! [`search`](super::search).
+//! shared memories", 1997): [`zones`]. Zeroes are written often; blocks that were zeroed are decided by
+//! [`search`].
 
 use super::{search, zones};
 use crate::payload::ZERO;

@@ -262,10 +262,9 @@ impl Drive {
         let mut random = self.random.fork();
         for torn in std::mem::take(&mut self.in_hand).into_iter().flatten() {
             let chosen = random.below(4);
-            if torn.early.is_none() && chosen > 0 && !self.ailment.failing && !self.ailment.full {
-                if self.exists(&torn.operation) {
-                    self.write(&torn.operation, |_| chosen == 1 || random.draw() & 1 == 0);
-                }
+            let works = !self.ailment.failing && !self.ailment.full;
+            if torn.early.is_none() && chosen > 0 && works && self.exists(&torn.operation) {
+                self.write(&torn.operation, |_| chosen == 1 || random.draw() & 1 == 0);
             }
         }
     }
