@@ -7,6 +7,10 @@ use super::ids::NodeId;
 /// Most relays of a route.
 pub const RELAYS_MAX: usize = 2;
 
+/// How many ways, the best first, a client tries before it gives up a replica, and the log wants to have been tried: an eviction is refused while one
+/// of them was not.
+pub const ROUTES_TRIED: usize = 5;
+
 /// The relays of a way, in order; none for the direct way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Route {

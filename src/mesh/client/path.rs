@@ -2,16 +2,13 @@
 
 use super::view::View;
 use crate::mesh::ids::NodeId;
-use crate::mesh::route::Route;
-
-/// Most ways that the picture is asked for.
-const ROUTES_MAX: usize = 5;
+use crate::mesh::route::{ROUTES_TRIED, Route};
 
 /// The ways from the client's node to another.
 pub struct Path {
     /// The other node.
     pub node: NodeId,
-    routes: [Route; ROUTES_MAX],
+    routes: [Route; ROUTES_TRIED],
     count: usize,
     /// The way that new sessions take.
     pub preferred: Route,
@@ -21,7 +18,7 @@ impl Path {
     /// The ways by what nodes have reported.
     pub fn new(from: NodeId, node: NodeId, picture: &impl View) -> Path {
         let mut path =
-            Path { node, routes: [Route::DIRECT; ROUTES_MAX], count: 0, preferred: Route::DIRECT };
+            Path { node, routes: [Route::DIRECT; ROUTES_TRIED], count: 0, preferred: Route::DIRECT };
         path.learn(from, picture);
         path.preferred = path.reported().first().copied().unwrap_or(Route::DIRECT);
         path
@@ -56,7 +53,7 @@ impl Path {
     fn learn(&mut self, from: NodeId, picture: &impl View) {
         self.count = match from == self.node {
             true => 0,
-            false => picture.routes(from, self.node, &mut self.routes).min(ROUTES_MAX),
+            false => picture.routes(from, self.node, &mut self.routes).min(ROUTES_TRIED),
         };
     }
 

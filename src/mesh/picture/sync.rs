@@ -6,10 +6,7 @@ use super::state::{Group, Node, Replica, ReplicaState, Round};
 use super::tables::Picture;
 use crate::mesh::ids::{DriveId, GroupId, Incarnation, Index, NodeId, ReplicaId};
 use crate::mesh::mutations::{Rule, kept};
-use crate::mesh::route::Route;
-
-/// Most ways that a proposer of an eviction has to have tried.
-pub const ROUTES_TRIED_MAX: usize = 8;
+use crate::mesh::route::{ROUTES_TRIED, Route};
 
 impl Picture {
     fn find(&self, group: GroupId, replica: ReplicaId) -> Result<(&Group, &Replica), Refusal> {
@@ -63,7 +60,7 @@ impl Picture {
 
     /// Only ways without or with one relay must have been tried: those with more are there when nothing else is.
     fn check_tried(&self, from: NodeId, to: NodeId, tried: &[Route]) -> Result<(), Refusal> {
-        let mut routes = [Route::DIRECT; ROUTES_TRIED_MAX];
+        let mut routes = [Route::DIRECT; ROUTES_TRIED];
         let count = self.routes(from, to, &mut routes);
         let untried =
             routes[..count].iter().any(|route| route.relays().len() <= 1 && !tried.contains(route));
