@@ -217,7 +217,7 @@ pub enum Refusal {
     Superseded,
     /// It does not fit the state that the thing is in.
     State,
-    /// The last holder of a group is never left behind.
+    /// The last holder of a group, or the last that can serve, is never left behind.
     LastHolder,
     /// A route exists that the proposer has not tried.
     RouteUntried,

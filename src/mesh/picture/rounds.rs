@@ -108,6 +108,17 @@ impl Picture {
             .map(|replica| replica.id)
     }
 
+    /// Whether another holder than this one can serve: its drive is open, and its node has not missed ticks for longer than T. One that
+    /// cannot may never come back, and nothing goes on without this one meanwhile: it is no reason to leave this one behind.
+    pub(super) fn has_serving_holder(&self, group: &Group, except: ReplicaId) -> bool {
+        let serves = |replica: &Replica| {
+            let drive = self.drives.get(replica.drive).filter(|drive| self.is_open(drive));
+            let node = drive.and_then(|drive| self.nodes.get(drive.node));
+            node.is_some_and(|node| node.missed_ms <= self.totals.timing.lease_ms)
+        };
+        group.holders().any(|replica| replica.id != except && serves(replica))
+    }
+
     /// Whether there is any way between two nodes.
     pub(super) fn has_route(&self, from: NodeId, to: NodeId) -> bool {
         self.matrix.has_route(from, to)

@@ -28,8 +28,8 @@ impl Picture {
         if !replica.state.is_written() {
             return Err(Refusal::State);
         }
-        let is_last = replica.state.is_holder() && !group.has_other_holder(replica.id);
-        if is_last && kept(Rule::LastHolder) {
+        let is_needed = replica.state.is_holder() && !self.has_serving_holder(group, replica.id);
+        if is_needed && kept(Rule::LastHolder) {
             return Err(Refusal::LastHolder);
         }
         let drive = self.drives.get(replica.drive).ok_or(Refusal::Unknown)?;
