@@ -136,6 +136,12 @@ impl<P: Payload> Client<P> {
         self.enqueue_all(now, request, effects);
     }
 
+    /// Entries up to here have been applied, though nothing may have changed for this volume: evidence of what is seen from here on counts from
+    /// here.
+    pub fn applied(&mut self, applied: Index) {
+        self.applied = applied;
+    }
+
     /// Takes no requests any more, and gives up the attachment when what it has is done.
     pub fn detach(&mut self, now: Time, effects: &mut Vec<Effect<P>>) {
         if self.life == Life::Attached {

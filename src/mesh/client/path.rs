@@ -17,8 +17,12 @@ pub struct Path {
 impl Path {
     /// The ways by what nodes have reported.
     pub fn new(from: NodeId, node: NodeId, picture: &impl View) -> Path {
-        let mut path =
-            Path { node, routes: [Route::DIRECT; ROUTES_TRIED], count: 0, preferred: Route::DIRECT };
+        let mut path = Path {
+            node,
+            routes: [Route::DIRECT; ROUTES_TRIED],
+            count: 0,
+            preferred: Route::DIRECT,
+        };
         path.learn(from, picture);
         path.preferred = path.reported().first().copied().unwrap_or(Route::DIRECT);
         path

@@ -478,6 +478,7 @@ impl<P: Payload> Node<P> {
     /// The parts learn what the entries just applied have changed.
     fn tell_changes(&mut self, now: Time, outputs: &mut Vec<Output<P>>) {
         self.target.applied(self.picture.applied());
+        self.clients.values_mut().for_each(|client| client.applied(self.picture.applied()));
         if self.changes.is_empty() {
             return;
         }
