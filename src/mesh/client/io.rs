@@ -118,8 +118,12 @@ impl<P: Payload> Client<P> {
     /// Sends a read to the best replica that has not been tried.
     fn advance_read(&mut self, now: Time, g: usize, slot: u32, effects: &mut Vec<Effect<P>>) {
         let Some(piece) = self.pieces.get(slot) else { return };
-        if piece.answered != 0 || piece.reader != NOBODY || piece.rest > now {
+        if piece.answered != 0 || piece.reader != NOBODY {
             return;
+        }
+        if piece.rest > now {
+            // The group's rest was over for another piece: this one is to be looked at again as well.
+            return self.rest_until(g, piece.rest);
         }
         let group = &self.groups[g];
         let mut candidates = group.read_mask & !piece.tried;
@@ -148,7 +152,7 @@ impl<P: Payload> Client<P> {
 
     /// No replica is left that a read could be sent to: it has failed, or begins again after a while.
     fn end_turn(&mut self, now: Time, g: usize, slot: u32, effects: &mut Vec<Effect<P>>) {
-        let group = &mut self.groups[g];
+        let group = &self.groups[g];
         let Some(piece) = self.pieces.get_mut(slot) else { return };
         let all_bad = group.holder_mask != 0 && group.holder_mask & !piece.bad == 0;
         if all_bad || (piece.bad != 0 && piece.turns >= TURNS_MAX) {
@@ -162,7 +166,12 @@ impl<P: Payload> Client<P> {
         }
         piece.rest = now + self.timing.io_timeout() / 4;
         let rest = piece.rest;
-        group.rest = group.rest.min(rest);
+        self.rest_until(g, rest);
+    }
+
+    /// Looks at the pieces of a group that rest at this time, if none is due earlier.
+    fn rest_until(&mut self, g: usize, rest: Time) {
+        self.groups[g].rest = self.groups[g].rest.min(rest);
         self.wake_at(g, rest);
     }
 
