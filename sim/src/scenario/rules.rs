@@ -182,7 +182,7 @@ fn slow_source(script: Script) -> Script {
 
 fn cut_off_with_its_client(mut script: Script) -> Script {
     script = script
-        .timing(Timing { revoke_ms: 500, ..Timing::default() })
+        .timing(Timing { revoke_ms: 1000, ..Timing::default() })
         .mirror(&[1, 2])
         .client_with(1, SharedWrite, 50, READS)
         .client_with(2, SharedWrite, 50, READS)
