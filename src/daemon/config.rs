@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::base::{Error, ErrorKind, Result};
-use crate::rpc::{self, Method, Services};
+use crate::rpc::{self, Method, RpcError, Services};
 
 #[derive(Deserialize)]
 struct File {
@@ -33,6 +34,10 @@ struct Call {
 /// Subsystems that serve devices to others. Each begins when all devices are there: one that is assembled from what
 /// is found on drives may appear only after the last call for devices.
 const FRONT_ENDS: &[&str] = &["vhost_blk"];
+
+/// How often, and after what pause each time, a call that finds something busy is made again: 10 s in all.
+const BUSY_TRIES: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 struct Entry {
     front_end: bool,
@@ -112,7 +117,7 @@ impl Config {
             if entry.front_end {
                 services.bdevs.wait_for_examine().await;
             }
-            rpc::call(services, entry.method.name, &entry.params).await.map_err(|error| {
+            call_patiently(services, entry).await.map_err(|error| {
                 Error::invalid(format!(
                     "the configuration {}, {}",
                     self.path.display(),
@@ -122,6 +127,24 @@ impl Config {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Makes an entry's call. A daemon that was killed keeps its locks until the kernel has ended its I/O, and the one that takes its place is there
+/// sooner: what is busy is asked for again, for a while.
+async fn call_patiently(
+    services: &Rc<Services>,
+    entry: &Entry,
+) -> std::result::Result<Value, RpcError> {
+    let mut left = BUSY_TRIES;
+    loop {
+        match rpc::call(services, entry.method.name, &entry.params).await {
+            Err(error) if error.code == -libc::EBUSY && left > 0 => {
+                left -= 1;
+                services.cx.sleep(BUSY_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Label {
     /// Random number of the last opening.
     pub nonce: u64,
     /// Those of the openings before, the newest first; zero where there were fewer.
-    pub before: [u64; 16],
+    pub before: [u64; 64],
 }
 
 /// How fast a drive is: nanoseconds, around these.
@@ -110,7 +110,7 @@ impl Drive {
     /// A drive with garbage on it.
     pub fn new(uuid: Uuid, blocks: u64, speed: Speed, mut random: Random) -> Drive {
         Drive {
-            label: Label { uuid, open_count: 0, nonce: 0, before: [0; 16] },
+            label: Label { uuid, open_count: 0, nonce: 0, before: [0; 64] },
             medium: Medium::new(blocks, random.draw()),
             ailment: Ailment::default(),
             speed,
